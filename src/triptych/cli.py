@@ -1,0 +1,222 @@
+"""The command line: one verb, one short function. Work is imported when a verb runs, so that `--help` stays light."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from triptych import console
+from triptych.errors import Stopped, TriptychError
+
+app = typer.Typer(
+    name="triptych",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Build, train and compress multimodal models, and prove that every modality survived.\n\n"
+    "Start with `triptych demo`. With your own table: `triptych check`, `triptych train`, `triptych compress`.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 contract broken, 75 stopped but resumable.",
+)
+
+Data = Annotated[Path, typer.Option("--data", help="Table, folder of tables, or folder per class.", show_default=False)]
+Out = Annotated[
+    Path, typer.Option("--out", help="Folder to write; an existing one of another run is never overwritten.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else there.")]
+
+
+@app.command()
+def demo(out: Out = Path("runs/demo"), json: Json = False) -> None:
+    """Train, compress and report on the bundled data: which of a photo, a voice and a word is the odd one out?"""
+    console.set_mode(json=json)
+    from triptych.demo import run_demo
+
+    console.emit(run_demo(out, _command()))
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="Table, folder of tables, or folder per class.")],
+    schema: Annotated[
+        Path | None, typer.Option(help="YAML file with `column: kind` or `column: kind:role` lines.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Column to predict.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Rows that cannot be read are an error.")] = False,
+    json: Json = False,
+) -> None:
+    """Look at the data before any training: kinds, unreadable files, duplicates across splits, leaks, class counts."""
+    console.set_mode(json=json)
+    from triptych.data.check import check as check_tables
+    from triptych.data.schema import read_schema
+    from triptych.data.show import show
+    from triptych.data.splits import read_splits
+
+    splits = read_splits(data, target=target, overrides=read_schema(schema) if schema else None)
+    report = check_tables(splits.tables, splits.schema)
+    show(report, splits.schema)
+    console.emit(report)
+    report.raise_errors(strict=strict)
+
+
+@app.command()
+def train(
+    source: Annotated[Path, typer.Argument(help="A recipe (.yaml), or data to train on with the default recipe.")],
+    target: Annotated[str | None, typer.Option(help="Column to predict.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Data, where the recipe names none or another.")] = None,
+    out: Out = Path("runs/model"),
+    strict: Annotated[bool, typer.Option("--strict", help="Rows that cannot be read stop the run.")] = False,
+    json: Json = False,
+) -> None:
+    """Train a model and publish it as a folder. Killed at any moment, the same command continues."""
+    console.set_mode(json=json)
+    from triptych.recipe import Recipe, read_recipe
+    from triptych.train.run import train_recipe
+
+    recipe = read_recipe(source) if source.suffix in {".yaml", ".yml"} else Recipe()
+    path = data or (source if source.suffix not in {".yaml", ".yml"} else None)
+    update = {k: v for k, v in {"path": path and str(path), "target": target}.items() if v is not None}
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=update)})
+    trained = train_recipe(recipe, out, strict=strict)
+    console.say(f"the model is in {out}")
+    console.emit({"model": str(out), "sha256": trained.loaded.sha256})
+
+
+@app.command()
+def inspect(model: Annotated[Path, typer.Argument(help="Model folder.")], json: Json = False) -> None:
+    """Show a model's components and layers: roles, modalities, shapes, parameters, multiply-adds, bytes."""
+    console.set_mode(json=json)
+    from triptych.models.show import describe, show
+    from triptych.models.store import read_model
+
+    description = describe(read_model(model))
+    show(description)
+    console.emit(description)
+
+
+@app.command()
+def compress(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    data: Data,
+    out: Out = Path("runs/compressed"),
+    size: Annotated[
+        str | None, typer.Option(help="Bytes on disk: a share of the original (25%) or an amount (40MB).")
+    ] = None,
+    latency: Annotated[
+        str | None, typer.Option(help="One sample: a share of the original in PyTorch (40%) or an amount (5ms).")
+    ] = None,
+    keep: Annotated[str, typer.Option(help="Least share of quality to keep, as a lower 95 % bound.")] = "98%",
+    keep_modality: Annotated[str, typer.Option(help="The same for what each modality contributes.")] = "95%",
+    plan: Annotated[Path | None, typer.Option(help="Carry out this plan instead of searching for one.")] = None,
+    steps: Annotated[int, typer.Option(help="Steps of distillation that heal a narrowed model.")] = 400,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    seed: Annotated[int, typer.Option(help="Of calibration rows and recovery.")] = 0,
+    json: Json = False,
+) -> None:
+    """Make a model smaller and faster within a budget, and prove what it kept. Killed at any moment, the same command continues."""
+    console.set_mode(json=json)
+    from triptych.compress.verb import Request, carry_out
+
+    request = Request(
+        model=model,
+        data=data,
+        out=out,
+        size=size,
+        latency=latency,
+        keep=keep,
+        keep_modality=keep_modality,
+        plan=plan,
+        steps=steps,
+        seed=seed,
+    )
+    console.emit(carry_out(request, command=_command(), dry_run=dry_run))
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    data: Data,
+    against: Annotated[Path | None, typer.Option(help="Another model, compared on the same rows.")] = None,
+    split: Annotated[str, typer.Option(help="Which rows.")] = "test",
+    engine: Annotated[str, typer.Option(help="What runs the model: torch or openvino.")] = "openvino",
+    json: Json = False,
+) -> None:
+    """Measure quality with every modality, without each, and with each shuffled; and the size and speed."""
+    console.set_mode(json=json)
+    from triptych.evaluate.verb import evaluate_models
+
+    console.emit(evaluate_models(model, data, against=against, split=split, engine=engine))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    fields: Annotated[
+        list[str] | None, typer.Argument(help="FIELD=VALUE of one sample; a field left out is absent.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="A table, all rows of which are answered.")] = None,
+    json: Json = False,
+) -> None:
+    """Answer one sample, or every row of a table."""
+    console.set_mode(json=json)
+    from triptych.evaluate.predict import predict_fields, predict_table
+
+    console.emit(predict_table(model, data) if data else predict_fields(model, fields or []))
+
+
+@app.command()
+def export(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    to: Annotated[str, typer.Option(help="Format: openvino.")] = "openvino",
+    out: Out = Path("runs/exported"),
+    data: Annotated[Path | None, typer.Option(help="Rows on which the export is compared with the model.")] = None,
+) -> None:
+    """Write the model for another runtime, with our own codes and scales, and check that it answers the same."""
+    from triptych.export import export_model
+
+    export_model(model, to, out, data)
+    console.say(f"the {to} model is in {out}")
+
+
+@app.command()
+def verify(model: Annotated[Path, typer.Argument(help="Model folder.")]) -> None:
+    """Check every byte of a model folder against its manifest."""
+    from triptych.artifact import verify as verify_folder
+
+    manifest = verify_folder(model)
+    console.say(f"{model} is whole: {len(manifest.files)} files, {console.human_bytes(manifest.size_bytes)}")
+
+
+def _command() -> str:
+    return shlex.join(["triptych", *sys.argv[1:]])
+
+
+def main() -> NoReturn:
+    """Run, and turn every error a person can act on into one paragraph and its exit code."""
+    try:
+        result: Any = app(standalone_mode=False)
+    except TriptychError as error:
+        _fail(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        _fail("Stopped. The same command continues.", Stopped.exit_code)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except Exception as error:
+        _usage(error)
+        raise
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+def _usage(error: Exception) -> None:
+    """Wrong usage is the parser's to explain, in one line, with exit code 2."""
+    show = getattr(error, "show", None)
+    if show is not None:
+        show()
+        sys.exit(2)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    sys.stderr.write(f"triptych: {message}\n")
+    sys.exit(code)

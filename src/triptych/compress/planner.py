@@ -1,0 +1,271 @@
+"""From a budget to a plan: how narrow, and how many bits for each layer.
+
+Rounding to 8 bits is nearly free, narrowing has to be healed by distillation; so bits are spent first. For widths from the full
+model downwards, an exact solver (`budget.solve`) chooses the bits of every layer so that the summed harm is least within the bytes.
+The widest model whose rounding does little harm, and which is fast enough when built and timed here, is the plan. The next ones on
+that list are what the gate falls back to.
+
+Harm of an option: tr(dW H dW^T), the error of the layer's outputs under the real rounding, in units of KL: each layer's slope is
+measured once, by rounding that layer alone to few bits and running the model.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from triptych import console
+from triptych.compress import passes
+from triptych.compress import plan as plans
+from triptych.compress.budget import Option, solve
+from triptych.compress.passes import Surroundings
+from triptych.compress.prune.allocation import allocate
+from triptych.compress.quantize.grid import output_error
+from triptych.compress.quantize.layers import WeightView, weights
+from triptych.compress.quantize.moments import collect
+from triptych.compress.quantize.rounding import quantize_weight
+from triptych.data.batch import Batch
+from triptych.engines.openvino import OpenVINOEngine
+from triptych.errors import BudgetError, InputError
+from triptych.evaluate.speed import latency
+from triptych.models.fusion_model import FusionModel
+from triptych.structure import Settings
+
+WIDTHS = (1.0, 0.85, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.15)
+SCHEMES = ("w8a8", "w6a8", "w5a8", "w4a8")
+WEIGHT_ONLY = ("w8g32", "w4g32")  # embeddings and recurrent layers have no integer products
+TOLERANCE = 0.02  # nats of KL that rounding may cost in all before narrowing is preferred
+OVERHEAD = 1.02  # headers, names and scales of the container beside the weights
+
+
+class Budget(Settings):
+    """What the compressed model may cost; None is no limit. Bytes are those of the model folder, latency of one sample."""
+
+    size_bytes: int | None = None
+    latency_ms: float | None = None
+
+
+@dataclass
+class Candidate:
+    """A width and the bits chosen for it."""
+
+    share: float
+    keep: dict[str, int]
+    layers: dict[str, str]
+    size_bytes: int
+    harm: float
+    latency_ms: float = float("nan")
+
+
+@dataclass
+class Survey:
+    """What is measured once on the original and serves every candidate."""
+
+    scores: dict[str, Tensor]
+    costs: dict[str, float]
+    harms: dict[str, dict[str, float]]
+    fixed_bytes: int
+    widths: dict[str, int] = field(default_factory=dict)
+
+
+def make_plan(
+    around: Surroundings, budget: Budget, *, fixed_bytes: int, distil: plans.Distil, model_sha256: str, count: int = 3
+) -> list[plans.Plan]:
+    """Plans that meet the budget, the preferred one first.
+
+    Args:
+        around: the original and the rows.
+        budget: what may be spent.
+        fixed_bytes: of the model folder's other files (processor, config).
+        distil: how a narrowed model is healed.
+        model_sha256: of the original, written into the plan.
+        count: how many plans at most.
+
+    Raises:
+        BudgetError: nothing fits; says the smallest that does.
+    """
+    survey = look(around, fixed_bytes)
+    found: list[Candidate] = []
+    smallest: Candidate | None = None
+    with console.progress("plan", len(WIDTHS), unit="width") as advance:
+        for share in WIDTHS:
+            candidate = _candidate(around, survey, share, budget)
+            advance(1, note=f"width {share:.0%}")
+            if candidate is None:
+                continue
+            smallest = candidate
+            if candidate.harm > TOLERANCE and share != WIDTHS[-1]:
+                continue
+            if budget.latency_ms is not None:
+                candidate.latency_ms = timed(around, survey, candidate)
+                if candidate.latency_ms > budget.latency_ms:
+                    continue
+            found.append(candidate)
+            if len(found) == count:
+                break
+    if not found:
+        raise _nothing_fits(around, survey, budget, smallest)
+    return [
+        _as_plan(c, distil, model_sha256, steps=distil.steps * (1 if i == 0 else 2))
+        for i, c in enumerate(found)
+    ]
+
+
+def look(around: Surroundings, fixed_bytes: int) -> Survey:
+    """Score the units, and measure what each rounding of each layer costs, on calibration rows."""
+    model = around.teacher
+    batches = around.calibration(256)
+    scores = passes.importances(model, "taylor", batches)
+    folded = copy.deepcopy(model)
+    passes.fold_norms(folded, batches[0])
+    names = list(weights(folded))
+    statistics = collect(folded, map(passes.call, batches), names)
+    reference = _log_probabilities(folded, batches)
+    harms: dict[str, dict[str, float]] = {}
+    with console.progress("measure sensitivity", len(names), unit="layer") as advance:
+        for name in names:
+            harms[name] = _harms(folded, name, statistics[name], batches, reference)
+            advance(1, note=name)
+    widths = {width.name: width for width in model.widths()}
+    costs = {name: float(_owned_parameters(model, width) / width.units) for name, width in widths.items()}
+    return Survey(scores, costs, harms, fixed_bytes, {name: width.units for name, width in widths.items()})
+
+
+def narrowed(around: Surroundings, keep: Mapping[str, int], survey: Survey) -> FusionModel:
+    """A copy of the original with these widths; its weights are only good for counting and timing."""
+    model = copy.deepcopy(around.teacher)
+    units = {n: survey.scores[n].argsort(descending=True, stable=True)[:k].sort().values for n, k in keep.items()}
+    passes.narrow(model, {w.name: w for w in model.widths() if w.name in keep}, units, None)
+    return model
+
+
+def timed(around: Surroundings, survey: Survey, candidate: Candidate) -> float:
+    """Milliseconds of one sample: the candidate is built, rounded, compiled and run here."""
+    model = narrowed(around, candidate.keep, survey)
+    batch = around.calibration(1)[0]
+    step = plans.Quantise(method="rtn", rows=8, range="minmax", layers=candidate.layers)
+    state = passes.State(model)
+    passes.quantise(state, step, around)
+    engine = OpenVINOEngine(state.model, (batch.inputs, batch.presence), state.quantized)
+    return latency(lambda: engine(batch.inputs, batch.presence)).p50_ms
+
+
+def _candidate(around: Surroundings, survey: Survey, share: float, budget: Budget) -> Candidate | None:
+    """The best bits at a width, or None where even the fewest bits are too many bytes."""
+    keep: dict[str, int] = {}
+    if share < 1:
+        chosen = allocate(survey.scores, survey.costs, share, floor=share / 2, multiple=_multiples(survey))
+        keep = {name: len(units) for name, units in chosen.items() if len(units) < survey.widths[name]}
+    model = narrowed(around, keep, survey) if keep else copy.deepcopy(around.teacher)
+    passes.fold_norms(model, around.calibration(2)[0])
+    views = weights(model)
+    options = {
+        name: [Option(s, {"bytes": _bytes(view, s)}, survey.harms[name][s]) for s in schemes_for(view)]
+        for name, view in views.items()
+    }
+    dense = sum(p.numel() for n, p in model.state_dict().items() if n not in views) * 4
+    fixed = {"bytes": survey.fixed_bytes + dense}
+    limit = np.inf if budget.size_bytes is None else budget.size_bytes / OVERHEAD
+    try:
+        choice = solve(options, {"bytes": limit}, fixed)
+    except BudgetError:
+        return None
+    layers = {name: option.name for name, option in choice.options.items()}
+    return Candidate(share, keep, layers, round(choice.costs["bytes"] * OVERHEAD), choice.loss)
+
+
+def _harms(model: FusionModel, name: str, statistics: Any, batches: list[Batch], reference: Tensor) -> dict[str, float]:
+    """Predicted KL of each scheme: the rounding's output error times the layer's measured slope."""
+    view = weights(model)[name]
+    rounded = {
+        s: quantize_weight(view, plans.scheme(s, "rtn"), statistics, search="minmax").codes for s in schemes_for(view)
+    }
+    errors = {s: output_error(view.matrix, codes.dequantize(), statistics.moment) for s, codes in rounded.items()}
+    coarsest = list(rounded)[-1]
+    original = view.parameter.detach().clone()
+    with torch.no_grad():
+        view.parameter.copy_(rounded[coarsest].dequantize().reshape(original.shape))
+        kl = float(F.kl_div(_log_probabilities(model, batches), reference, log_target=True, reduction="batchmean"))
+        view.parameter.copy_(original)
+    slope = max(kl, 0.0) / max(errors[coarsest], 1e-30)
+    return {text: error * slope for text, error in errors.items()}
+
+
+def schemes_for(view: WeightView) -> tuple[str, ...]:
+    """The schemes the planner chooses from: integer products where kernels have them, weight-only groups elsewhere."""
+    return SCHEMES if view.kind in {"linear", "convolution"} else WEIGHT_ONLY
+
+
+def _bytes(view: WeightView, text: str) -> int:
+    grid = plans.scheme(text, "rtn").weight
+    assert grid is not None  # the planner offers no dense option
+    return grid.size_bytes(*view.shape)
+
+
+@torch.no_grad()
+def _log_probabilities(model: FusionModel, batches: list[Batch]) -> Tensor:
+    return torch.cat([model(b.inputs, b.presence).logits for b in batches]).log_softmax(1)
+
+
+def _owned_parameters(model: FusionModel, width: Any) -> int:
+    names = {m.parameter for m in (*width.producers, *width.consumers)}
+    return sum(p.numel() for n, p in model.named_parameters() if n in names)
+
+
+def _multiples(survey: Survey) -> dict[str, int]:
+    """Channels in multiples of 8 for the kernels; a width of few units (attention heads) one by one."""
+    return {name: 8 if units >= 32 else 1 for name, units in survey.widths.items()}
+
+
+def _as_plan(candidate: Candidate, distil: plans.Distil, sha256: str, steps: int) -> plans.Plan:
+    steps_of: list[Any] = []
+    if candidate.keep:
+        steps_of += [plans.Prune(keep=candidate.keep), distil.model_copy(update={"steps": steps})]
+    steps_of.append(plans.Quantise(layers=candidate.layers))
+    predicted = {"bytes": float(candidate.size_bytes), "kl_of_rounding": candidate.harm}
+    if np.isfinite(candidate.latency_ms):
+        predicted["latency_ms"] = candidate.latency_ms
+    why = (
+        f"the widest model that fits ({candidate.share:.0%} of the prunable weights), "
+        f"with rounding predicted to cost {candidate.harm:.4f} nats"
+    )
+    return plans.Plan(model=sha256, why=why, predicted=predicted, passes=tuple(steps_of))
+
+
+def _nothing_fits(around: Surroundings, survey: Survey, budget: Budget, smallest: Candidate | None) -> BudgetError:
+    least = smallest or _candidate(around, survey, WIDTHS[-1], Budget())
+    assert least is not None  # without a limit every width has a candidate
+    parts = []
+    if budget.size_bytes is not None:
+        parts.append(f"{least.size_bytes:,} bytes")
+    if budget.latency_ms is not None:
+        parts.append(f"{timed(around, survey, least):.3f} ms")
+    return BudgetError(
+        f"No plan meets the budget: the smallest that is possible here is {' and '.join(parts)}.", "Raise the budget."
+    )
+
+
+def parse_amount(text: str, whole: float, units: Mapping[str, float], what: str) -> float:
+    """ "25%" of `whole`, or "40MB" in a unit.
+
+    Raises:
+        InputError: neither; says how to write it.
+    """
+    raw = text.strip()
+    for suffix, factor in {"%": whole / 100, **units}.items():
+        if raw.lower().endswith(suffix.lower()):
+            number = raw[: -len(suffix)]
+            try:
+                value = float(number) * factor
+            except ValueError:
+                continue
+            if value > 0:
+                return value
+    raise InputError(
+        f"{text!r} is not a {what}.", f"Write a share such as 25%, or an amount such as 40{next(iter(units))}."
+    )

@@ -1,0 +1,107 @@
+"""Ranges of activations: where the 256 levels of an eight-bit input lie, and rounding to them.
+
+One range a tensor, found from samples that were seen during calibration. Zero is always a level, because convolutions
+pad with it and ReLU produces it: a level that misses zero adds the same error to every padded pixel.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from pydantic import model_validator
+from torch import Tensor
+
+from triptych.errors import NumericsError
+from triptych.structure import Settings
+
+LEVELS = 256
+Search = Literal["minmax", "percentile", "mse"]
+
+
+class Range(Settings):
+    """The interval that 256 levels span. Unsigned codes 0 to 255 with `zero` the code of 0; signed ones are 128 lower.
+
+    Attributes:
+        low: lower end, at most 0.
+        high: upper end, at least 0. Both ends move by less than one step when zero is made a level: see `bounds`.
+    """
+
+    low: float
+    high: float
+
+    @model_validator(mode="after")
+    def _holds_zero(self) -> "Range":
+        if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low <= 0 <= self.high):
+            raise ValueError(f"an activation range must be finite and hold zero, not {self.low} to {self.high}")
+        return self
+
+    @property
+    def scale(self) -> float:
+        """The step between levels, a float32 number, above zero."""
+        step = float(np.float32((self.high - self.low) / (LEVELS - 1)))
+        return step if step >= float(np.finfo(np.float32).tiny) else 1.0
+
+    @property
+    def zero(self) -> int:
+        """The unsigned code of 0."""
+        return min(LEVELS - 1, max(0, round(-self.low / self.scale)))
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest level."""
+        return -self.zero * self.scale, (LEVELS - 1 - self.zero) * self.scale
+
+    @classmethod
+    def of(cls, scale: float, zero: int) -> "Range":
+        """The range with this step and this unsigned code of zero."""
+        return cls(low=-zero * scale, high=(LEVELS - 1 - zero) * scale)
+
+
+def fake_quantize(x: Float[Tensor, "*shape"], range: Range) -> Float[Tensor, "*shape"]:  # noqa: A002 - the word of the field
+    """The values at the nearest of the range's levels; gradients pass unchanged inside the range and are zero outside
+    it.
+    """
+    return torch.fake_quantize_per_tensor_affine(x, range.scale, range.zero, 0, LEVELS - 1)
+
+
+def observe(samples: Float[Tensor, "*shape"], search: Search = "mse", percentile: float = 99.99) -> Range:
+    """A range for a tensor of which these values were seen.
+
+    minmax: their extremes, which one outlier can stretch. percentile: this share of each sign's values inside. mse: the
+    ends that minimise sum (x - Q(x))^2, one end at a time and twice round, over factors 1, 0.99, ..., 0.2 of the
+    extremes.
+
+    Raises:
+        NumericsError: a sample is NaN or infinite.
+    """
+    x = samples.detach().flatten().to(torch.float32)
+    if not bool(torch.isfinite(x).all()):
+        raise NumericsError(
+            "An activation range was asked of samples that hold NaN or infinity.", "Find the layer that makes them."
+        )
+    if x.numel() == 0:
+        return Range(low=0.0, high=0.0)
+    low, high = min(0.0, float(x.min())), max(0.0, float(x.max()))
+    if search == "percentile":
+        ends = np.percentile(x.numpy(), [100 - percentile, percentile])
+        low, high = min(0.0, float(ends[0])), max(0.0, float(ends[1]))
+    elif search == "mse":
+        low, high = _least_error(x, low, high)
+    return Range(low=low, high=high)
+
+
+def _least_error(x: Float[Tensor, " samples"], low: float, high: float) -> tuple[float, float]:
+    """Shrinks one end at a time while the squared error falls."""
+
+    def error(low: float, high: float) -> float:
+        return float((fake_quantize(x, Range(low=low, high=high)) - x).square().sum())
+
+    factors = [1 - i / 100 for i in range(81)]
+    widest = (low, high)
+    for _ in range(2):
+        if low < 0:
+            low = min((widest[0] * f for f in factors), key=lambda end: error(end, high))
+        if high > 0:
+            high = min((widest[1] * f for f in factors), key=lambda end: error(low, end))
+    return low, high

@@ -1,0 +1,199 @@
+"""The integer grid a weight matrix is rounded to, and the codes that result.
+
+A grid has 2^bits levels, one scale a group of `group` neighbouring columns of a row (or one a row), and, when it is not
+symmetric, one zero point beside each scale:
+
+    restored = (code - zero) * scale,        code in [-2^(bits-1), 2^(bits-1) - 1]
+
+Codes are signed in memory for every width; only `pack` and the engines know of other encodings.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, Int8
+from pydantic import Field
+from torch import Tensor
+
+from triptych.errors import InputError
+from triptych.structure import Settings
+
+# A scale is tried at its full range times each of these: 1, 0.99, ..., 0.2. Two bits take low ones, eight none.
+SHRINKS = tuple(1 - i / 100 for i in range(81))
+
+
+class Grid(Settings):
+    """The levels that a weight may take.
+
+    Attributes:
+        bits: width of a code.
+        group: columns that share a scale; None for one scale a row. The last group is shorter where it does not divide
+            the columns.
+        symmetric: no zero point, so zero is a level and the codes of w and -w differ in sign alone.
+    """
+
+    bits: int = Field(ge=2, le=8)
+    group: int | None = Field(default=None, gt=0)
+    symmetric: bool = True
+
+    @property
+    def low(self) -> int:
+        """The smallest code."""
+        return -(1 << (self.bits - 1))
+
+    @property
+    def high(self) -> int:
+        """The largest code."""
+        return (1 << (self.bits - 1)) - 1
+
+    def width(self, columns: int) -> int:
+        """Columns in a full group of a matrix with `columns` columns."""
+        return max(1, columns) if self.group is None else min(self.group, max(1, columns))
+
+    def groups(self, columns: int) -> int:
+        """Scales a row of `columns` columns has."""
+        return -(-columns // self.width(columns))
+
+    def spread(self, values: Tensor, columns: int) -> Tensor:
+        """One value a group [rows, groups] repeated for each of the group's columns [rows, columns]."""
+        return values.repeat_interleave(self.width(columns), dim=1)[:, :columns]
+
+    def size_bytes(self, rows: int, columns: int) -> int:
+        """Bytes that the codes, two-byte scales and zero points of a matrix take when packed."""
+        scales = rows * self.groups(columns)
+        words = rows * -(-columns * self.bits // 32) + (
+            0 if self.symmetric else self.groups(columns) * -(-rows * self.bits // 32)
+        )
+        return 4 * words + 2 * scales
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A rounded matrix: `restored = (values - zero) * scale`, group by group.
+
+    `notes` says what a person should know about how the codes were found (for example a raised damping).
+    """
+
+    values: Int8[Tensor, "rows columns"]
+    scale: Float[Tensor, "rows groups"]
+    zero: Int8[Tensor, "rows groups"] | None
+    grid: Grid
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        rows, columns = self.values.shape
+        expected = (rows, self.grid.groups(columns))
+        if tuple(self.scale.shape) != expected or (self.zero is not None and tuple(self.zero.shape) != expected):
+            zero = None if self.zero is None else tuple(self.zero.shape)
+            raise InputError(
+                f"A {rows} x {columns} matrix on the grid {self.grid!r} needs scales and zeros of shape {expected}, "
+                f"not {tuple(self.scale.shape)} and {zero}."
+            )
+        if self.grid.symmetric != (self.zero is None):
+            raise InputError(f"Zero points go with an asymmetric grid and with no other; the grid is {self.grid!r}.")
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "rows columns"]:
+        """The matrix that the codes stand for."""
+        columns = self.values.shape[1]
+        shifted = self.values.to(dtype)
+        if self.zero is not None:
+            shifted = shifted - self.grid.spread(self.zero, columns).to(dtype)
+        return shifted * self.grid.spread(self.scale, columns).to(dtype)
+
+
+def encode(
+    weight: Float[Tensor, "*shape"], scale: Float[Tensor, "*shape"], zero: Float[Tensor, "*shape"], grid: Grid
+) -> Float[Tensor, "*shape"]:
+    """The nearest code of each value, still a float: clamp(round(w / scale) + zero); ties go to the even integer."""
+    return ((weight / scale).round() + zero).clamp_(grid.low, grid.high)
+
+
+def storable(scale: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Scales rounded to float16, so that storing them in two bytes changes nothing; those out of its normal range stay
+    as they are.
+
+    Rounding happens before the codes are chosen, so the codes make up for it.
+    """
+    half = scale.to(torch.float16).to(scale.dtype)
+    normal = (scale >= torch.finfo(torch.float16).smallest_normal) & (scale <= torch.finfo(torch.float16).max)
+    return torch.where(normal, half, scale.to(torch.float32).to(scale.dtype))
+
+
+def search_scale(
+    weight: Float[Tensor, "rows columns"], importance: Float[Tensor, "rows columns"], grid: Grid
+) -> tuple[Float[Tensor, "rows groups"], Float[Tensor, "rows groups"]]:
+    """Scale and zero point of every group: argmin over shrink factors of sum_j h_j (w_j - Q_s(w_j))^2.
+
+    The full range of a group (always taken to hold zero) times each of `SHRINKS` is tried; the first best wins. Trading
+    a little clipping for finer steps is worth 2 to 3 dB at 2 to 3 bits.
+
+    Args:
+        weight: the matrix, float32 or float64.
+        importance: h, the weight of each squared error; its scale does not matter.
+        grid: the levels.
+
+    Returns:
+        Scales, and zero points as floats (zeros for a symmetric grid).
+    """
+    rows, columns = weight.shape
+    width, groups = grid.width(columns), grid.groups(columns)
+    pad = (0, groups * width - columns)
+    w = torch.nn.functional.pad(weight, pad).reshape(rows, groups, width)
+    h = torch.nn.functional.pad(importance, pad).reshape(rows, groups, width)  # padding has no importance
+    if columns == 0:
+        return weight.new_zeros(rows, groups), weight.new_zeros(rows, groups)
+    least, most = w.amin(-1, keepdim=True).clamp(max=0), w.amax(-1, keepdim=True).clamp(min=0)
+    span = torch.maximum(-least, most) / grid.high if grid.symmetric else (most - least) / (grid.high - grid.low)
+    span = torch.where(span > torch.finfo(torch.float32).tiny, span, torch.ones_like(span))  # a group of zeros
+    best = torch.full_like(span, torch.inf)
+    scale, zero = storable(span), torch.zeros_like(span)
+    for shrink in SHRINKS:
+        s = storable(span * shrink)
+        z = (
+            torch.zeros_like(s)
+            if grid.symmetric
+            else (grid.low - least * shrink / s).round().clamp(grid.low, grid.high)
+        )
+        error = (h * ((encode(w, s.expand_as(w), z.expand_as(w), grid) - z) * s - w) ** 2).sum(-1, keepdim=True)
+        better = error < best
+        best, scale, zero = (
+            torch.where(better, error, best),
+            torch.where(better, s, scale),
+            torch.where(better, z, zero),
+        )
+    return scale.squeeze(-1), zero.squeeze(-1)
+
+
+def output_error(
+    weight: Float[Tensor, "rows columns"],
+    restored: Float[Tensor, "rows columns"],
+    moment: Float[Tensor, "columns columns"] | Float[Tensor, "blocks columns columns"] | None,
+) -> float:
+    """The share of the layer's output energy that is lost: tr(D H D') / tr(W H W') with D the change of the weight.
+
+    With one moment a block (grouped convolution) the rows are split evenly over the blocks; None stands for white
+    inputs.
+    """
+
+    def energy(matrix: Tensor) -> float:
+        m = matrix.to(torch.float64)
+        if moment is None:
+            return float(m.square().sum())
+        H = moment.to(torch.float64).reshape(-1, m.shape[1], m.shape[1])
+        split = m.reshape(H.shape[0], -1, m.shape[1])
+        return float(((split @ H) * split).sum())
+
+    total = energy(weight)
+    return energy(restored.to(torch.float64) - weight.to(torch.float64)) / total if total > 0 else 0.0
+
+
+def finish(
+    values: Float[Tensor, "rows columns"],
+    scale: Float[Tensor, "rows groups"],
+    zero: Float[Tensor, "rows groups"],
+    grid: Grid,
+    notes: tuple[str, ...] = (),
+) -> Codes:
+    """Codes in their storage types."""
+    whole: Int[Tensor, "rows groups"] | None = None if grid.symmetric else zero.to(torch.int8)
+    return Codes(values.to(torch.int8), scale.to(torch.float32), whole, grid, notes)

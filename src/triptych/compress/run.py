@@ -1,0 +1,218 @@
+"""`triptych compress`: plan -> passes -> gate, each finished pass published in a work folder, so that a killed run continues there.
+
+Calibration uses training rows, the gate backs off by looking at the valid rows, and the test rows are looked at once, at the end.
+"""
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from triptych import artifact, console
+from triptych.compress import plan as plans
+from triptych.compress.gate import Contract, Verdict, judge
+from triptych.compress.passes import State, Surroundings, run_pass
+from triptych.compress.planner import Budget, make_plan
+from triptych.compress.quantize.layers import weights
+from triptych.data.samples import Samples
+from triptych.data.splits import Splits
+from triptych.engines.openvino import OpenVINOEngine
+from triptych.engines.torch import TorchEngine
+from triptych.errors import BudgetError
+from triptych.evaluate.quality import Quality, conditions, measure
+from triptych.evaluate.size import size_bytes
+from triptych.models.store import WEIGHTS, Loaded, read_model, write_model
+
+
+@dataclass
+class Attempt:
+    """One plan that was carried out, and how it did on the valid rows."""
+
+    plan: plans.Plan
+    folder: Path
+    size_bytes: int
+    verdict: Verdict
+    quality: float
+    latency_ms: float = float("nan")
+
+
+@dataclass
+class Compressed:
+    """The outcome: the model that was published, the plan it came from, and the verdict on the test rows."""
+
+    loaded: Loaded
+    plan: plans.Plan
+    before: Quality
+    after: Quality
+    verdict: Verdict
+    attempts: list[Attempt] = field(default_factory=list)
+    notes: dict[str, float] = field(default_factory=dict)
+
+
+def compress(
+    original: Loaded,
+    splits: Splits,
+    out: Path,
+    *,
+    budget: Budget,
+    contract: Contract,
+    distil: plans.Distil | None = None,
+    plan: plans.Plan | None = None,
+    seed: int = 0,
+) -> Compressed:
+    """Compress a model within a budget, and judge what is left.
+
+    Args:
+        original: the model, read from its folder.
+        splits: tables with train, valid and test rows of the model's own schema.
+        out: the folder to publish the compressed model in.
+        budget: bytes and milliseconds.
+        contract: what must be kept; judged on the valid rows to back off, on the test rows at the end.
+        distil: how a narrowed model is healed.
+        plan: carry out this plan instead of searching for one.
+        seed: of calibration rows and recovery.
+
+    Raises:
+        BudgetError: no plan fits; nothing was published.
+        Stopped: interrupted; the same call continues.
+    """
+    identity = {
+        "kind": "compressed",
+        "model": original.sha256,
+        "data": splits.sha256,
+        "budget": budget.model_dump(mode="json"),
+        "contract": contract.model_dump(mode="json"),
+        "distil": None if distil is None else distil.model_dump(mode="json"),
+        "plan": None if plan is None else plan.model_dump(mode="json"),
+        "seed": seed,
+    }
+    work = out.with_name(out.name + ".work")
+    rows, valid, test = (
+        Samples(splits.table(name), original.processor, splits.schema) for name in ("train", "valid", "test")
+    )
+    around = Surroundings(original.model, rows, valid, seed)
+    done = artifact.existing(out, identity)
+    artifact.claim(work, identity)
+    found = [plan] if plan is not None else _plans(original, around, budget, distil or plans.Distil(), work, identity)
+    _check(found, original)
+    attempts: list[Attempt] = []
+    if not done:
+        before = _quality(original, valid, engine="torch", label="original on valid rows")
+        for number, candidate in enumerate(found, 1):
+            attempt = _carry_out(
+                candidate, number, original, around, work / f"attempt-{number}", before, contract, valid, splits
+            )
+            attempts.append(attempt)
+            over = budget.size_bytes is not None and attempt.size_bytes > budget.size_bytes
+            if over:
+                console.say(
+                    f"attempt {number}: {attempt.size_bytes:,} bytes are over the budget of {budget.size_bytes:,}"
+                )
+            elif not attempt.verdict.broken:
+                break
+            else:
+                console.say(
+                    f"attempt {number} breaks the contract on the valid rows: {'; '.join(attempt.verdict.broken)}"
+                )
+        fitting = [a for a in attempts if budget.size_bytes is None or a.size_bytes <= budget.size_bytes]
+        if not fitting:
+            least = min(a.size_bytes for a in attempts)
+            raise BudgetError(
+                f"Every plan came out larger than the budget of {budget.size_bytes:,} bytes (smallest: {least:,}).",
+                "Raise the budget.",
+            )
+        best = max(fitting, key=lambda a: (not a.verdict.broken, a.quality))
+        chosen = read_model(best.folder)
+        with artifact.publish(out, identity) as staging:
+            write_model(staging, chosen.model, chosen.processor, chosen.quantized)
+            (staging / "plan.yaml").write_text(plans.write_plan(best.plan), encoding="utf-8")
+    loaded = read_model(out)
+    before = _quality(original, test, engine="torch", label="original on test rows")
+    after = _quality(loaded, test, engine="openvino", label="compressed on test rows")
+    verdict = judge(contract, before, after, list(test.groups.values()))
+    return Compressed(loaded, plans.read_plan(out / "plan.yaml"), before, after, verdict, attempts)
+
+
+def _plans(
+    original: Loaded,
+    around: Surroundings,
+    budget: Budget,
+    distil: plans.Distil,
+    work: Path,
+    identity: dict[str, object],
+) -> list[plans.Plan]:
+    """Search for plans, or read those that an earlier, stopped run of the same identity found."""
+    folder = work / "plans"
+    if not artifact.existing(folder, identity):
+        assert original.folder is not None  # it was read from a folder
+        fixed = size_bytes(original.folder) - (original.folder / WEIGHTS).stat().st_size
+        found = make_plan(around, budget, fixed_bytes=fixed, distil=distil, model_sha256=original.sha256)
+        with artifact.publish(folder, identity) as staging:
+            for number, plan in enumerate(found):
+                (staging / f"{number}.yaml").write_text(plans.write_plan(plan), encoding="utf-8")
+    return [plans.read_plan(file) for file in sorted(folder.glob("*.yaml"))]
+
+
+def _check(found: list[plans.Plan], original: Loaded) -> None:
+    model = original.model
+    widths = {width.name: width.units for width in model.widths()}
+    for plan in found:
+        plans.check_names(plan, layers=weights(model), widths=widths, blocks=model.droppable())
+
+
+def _carry_out(
+    plan: plans.Plan,
+    number: int,
+    original: Loaded,
+    around: Surroundings,
+    work: Path,
+    before: Quality,
+    contract: Contract,
+    valid: Samples,
+    splits: Splits,
+) -> Attempt:
+    """Do the passes of a plan, each published when it is done; then judge on the valid rows."""
+    console.say(f"attempt {number}: {plan.why or 'the given plan'}")
+    state = State(copy.deepcopy(original.model))
+    folder = work
+    for index, step in enumerate(plan.passes):
+        identity = {
+            "passes": [p.model_dump(mode="json") for p in plan.passes[: index + 1]],
+            "model": original.sha256,
+            "data": splits.sha256,
+            "seed": around.seed,
+        }
+        folder = work / f"{index + 1}-{step.do}"
+        if artifact.existing(folder, identity):
+            loaded = read_model(folder)
+            state = State(loaded.model, loaded.quantized, state.masks)
+            continue
+        torch.manual_seed(around.seed)
+        run_pass(state, step, around, work / f"{index + 1}-{step.do}.work")
+        with artifact.publish(folder, identity) as staging:
+            write_model(staging, state.model, original.processor, state.quantized)
+            (staging / "plan.yaml").write_text(plans.write_plan(plan), encoding="utf-8")
+    after = _quality(read_model(folder), valid, engine="openvino", label=f"attempt {number} on valid rows")
+    verdict = judge(contract, before, after, list(valid.groups.values()))
+    return Attempt(plan, folder, size_bytes(folder), verdict, after.mean())
+
+
+def _quality(loaded: Loaded, samples: Samples, *, engine: str, label: str) -> Quality:
+    """The quality under every condition the gate reads, by the engine that will run the model."""
+    first = samples.batch([0])
+    run = (
+        TorchEngine(loaded.model)
+        if engine == "torch"
+        else OpenVINOEngine(loaded.model, (first.inputs, first.presence), loaded.quantized)
+    )
+    return measure(run, loaded.model.task, samples, only=conditions(loaded.model.fields), label=label)
+
+
+def worst_rows(before: Quality, after: Quality, count: int = 10) -> list[int]:
+    """Rows that the compressed model gets worse than the original, the most confident loss first."""
+    loss = before.scores["all"] - after.scores["all"]
+    drift = np.abs(before.outputs - after.outputs).max(1)
+    order = np.lexsort((-drift, -loss))
+    return [int(i) for i in order[:count]]

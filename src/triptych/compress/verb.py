@@ -1,0 +1,178 @@
+"""`triptych compress` from words to outcome: parse the budget, run, write the report, judge."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from triptych import console
+from triptych.compress import plan as plans
+from triptych.compress.gate import Contract
+from triptych.compress.passes import Surroundings
+from triptych.compress.planner import Budget, make_plan, parse_amount
+from triptych.compress.run import Compressed, compress
+from triptych.data.samples import Samples
+from triptych.data.splits import Splits, read_splits
+from triptych.engines.torch import TorchEngine
+from triptych.errors import ContractBroken
+from triptych.evaluate.size import size_bytes
+from triptych.evaluate.speed import latency
+from triptych.models.store import WEIGHTS, Loaded, read_model
+from triptych.structure import Settings
+
+BYTES = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
+MILLISECONDS = {"ms": 1.0, "us": 1e-3, "s": 1e3}
+
+
+class Request(Settings):
+    """What was asked for on the command line."""
+
+    model: Path
+    data: Path
+    out: Path
+    size: str | None = None
+    latency: str | None = None
+    keep: str = "98%"
+    keep_modality: str = "95%"
+    plan: Path | None = None
+    steps: int = 400
+    seed: int = 0
+
+
+def carry_out(
+    request: Request, *, command: str, dry_run: bool = False, log: list[dict[str, float]] | None = None
+) -> dict[str, Any]:
+    """Compress, write report.json and report.html beside the output folder, and raise where the contract is broken.
+
+    Raises:
+        ContractBroken: the report is written all the same.
+    """
+    from triptych.report.build import build_report
+    from triptych.report.page import write_report
+
+    began = time.monotonic()
+    original = read_model(request.model)
+    splits = read_splits(request.data)
+    budget = read_budget(request, original, splits)
+    distil = plans.Distil(steps=request.steps)
+    if dry_run:
+        return _dry_run(request, original, splits, budget, distil)
+    contract = Contract(
+        keep=_share(request.keep, "--keep"), keep_modality=_share(request.keep_modality, "--keep-modality")
+    )
+    plan = plans.read_plan(request.plan) if request.plan else None
+    outcome = compress(
+        original, splits, request.out, budget=budget, contract=contract, distil=distil, plan=plan, seed=request.seed
+    )
+    with console.stage("measure speed and memory"):
+        report = build_report(
+            original,
+            outcome,
+            splits,
+            title=request.out.name,
+            command=command,
+            log=log or [],
+            began=began,
+            data_path=request.data,
+        )
+    folder = request.out.parent
+    write_report(report, folder)
+    show(outcome, report)
+    console.say(f"the report is in {folder / 'report.html'}")
+    if outcome.verdict.broken:
+        raise ContractBroken(
+            f"The compressed model in {request.out} breaks the contract: {'; '.join(outcome.verdict.broken)}.",
+            "Allow more bytes or milliseconds, more --steps, or a smaller --keep.",
+        )
+    return report.model_dump(mode="json")
+
+
+def read_budget(request: Request, original: Loaded, splits: Splits) -> Budget:
+    """The budget in bytes and milliseconds; shares are of the original folder, and of one sample through it in PyTorch."""
+    size = limit = None
+    if request.size is not None:
+        size = int(parse_amount(request.size, size_bytes(request.model), BYTES, "size"))
+    if request.latency is not None:
+        whole = float("nan")
+        if request.latency.strip().endswith("%"):
+            batch = Samples(splits.table("valid"), original.processor, splits.schema).batch([0])
+            engine = TorchEngine(original.model)
+            whole = latency(lambda: engine(batch.inputs, batch.presence)).p50_ms
+        limit = parse_amount(request.latency, whole, MILLISECONDS, "latency")
+    return Budget(size_bytes=size, latency_ms=limit)
+
+
+def show(outcome: Compressed, report: Any) -> None:
+    """The one table that matters."""
+    before, after = report.before, report.after
+    rows = [
+        [
+            "bytes on disk",
+            console.human_bytes(before.bytes),
+            console.human_bytes(after.bytes),
+            f"{report.ratio.bytes:.1f}x smaller",
+        ],
+        [
+            "latency, one sample",
+            f"{before.latency_ms.p50:.2f} ms",
+            f"{after.latency_ms.p50:.2f} ms",
+            f"{report.ratio.latency:.1f}x faster",
+        ],
+    ]
+    for engine in report.engines:
+        if engine.engine == "OpenVINO" and engine.model == "original":
+            ratio = engine.latency_ms.p50 / after.latency_ms.p50
+            rows.append(
+                [
+                    "  against OpenVINO fp32",
+                    f"{engine.latency_ms.p50:.2f} ms",
+                    f"{after.latency_ms.p50:.2f} ms",
+                    f"{ratio:.1f}x faster",
+                ]
+            )
+    if report.ratio.memory:
+        rows.append(
+            [
+                "peak memory",
+                console.human_bytes(before.peak_memory_bytes),
+                console.human_bytes(after.peak_memory_bytes),
+                f"{report.ratio.memory:.1f}x less",
+            ]
+        )
+    verdict = outcome.verdict
+    rows.append(
+        [outcome.before.metric, f"{outcome.before.mean():.2%}", f"{outcome.after.mean():.2%}", _kept(verdict.kept)]
+    )
+    for name, interval in verdict.modalities.items():
+        condition = f"without:{name}"
+        rows.append(
+            [
+                f"  without {name}",
+                f"{outcome.before.mean(condition):.2%}",
+                f"{outcome.after.mean(condition):.2%}",
+                _kept(interval),
+            ]
+        )
+    console.table("before and after", ["", "original", "compressed", "95 % interval"], rows)
+
+
+def _kept(interval: Any) -> str:
+    if not np.isfinite(interval.point):
+        return "contributed nothing"
+    return f"{interval.point:.1%} kept ({interval.low:.1%} to {interval.high:.1%})"
+
+
+def _dry_run(
+    request: Request, original: Loaded, splits: Splits, budget: Budget, distil: plans.Distil
+) -> dict[str, Any]:
+    rows, valid = (Samples(splits.table(name), original.processor, splits.schema) for name in ("train", "valid"))
+    around = Surroundings(original.model, rows, valid, request.seed)
+    fixed = size_bytes(request.model) - (request.model / WEIGHTS).stat().st_size
+    plan = make_plan(around, budget, fixed_bytes=fixed, distil=distil, model_sha256=original.sha256, count=1)[0]
+    console.say(plans.write_plan(plan))
+    return plan.model_dump(mode="json")
+
+
+def _share(text: str, what: str) -> float:
+    return parse_amount(text, 1.0, {}, f"share for {what}")

@@ -1,0 +1,101 @@
+"""Reading a cell for the data check alone: can it be read, what is in it, how long is it, does it say anything?"""
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from triptych.data.decode import audio_header, decode_audio, decode_image, media_source
+from triptych.data.schema import Kind
+from triptych.data.tabular import parse_number
+from triptych.errors import InputError, LimitError
+from triptych.limits import LIMITS, Limits
+
+QUIET = 1e-4  # peak amplitude of silence: -80 dB of full scale
+DARK = 8  # brightest pixel of an all-black image, of 255
+
+Problem = Literal["missing_file", "unreadable", "too_large", "wrong_type"]
+
+
+class Cell(NamedTuple):
+    """What the check knows of a cell.
+
+    Attributes:
+        content: equal for equal contents, whatever the file is called; None for a missing or unreadable cell.
+        length: seconds, or characters.
+        dull: why the cell says nothing, if it does not.
+        problem: why it cannot be read, if it cannot.
+        error: the whole message of the problem.
+    """
+
+    content: str | None = None
+    length: float | None = None
+    dull: Literal["silent", "black", "constant"] | None = None
+    problem: Problem | None = None
+    error: InputError | None = None
+
+
+ABSENT = Cell()
+
+
+class CellReader:
+    """Reads cells; a file that many rows share is decoded once."""
+
+    def __init__(self, limits: Limits = LIMITS) -> None:
+        self.limits = limits
+        self._known: dict[tuple[Kind, Path], Cell] = {}
+
+    def read(self, cell: Any, kind: Kind, root: Path, where: str) -> Cell:
+        """What is in a cell. Never raises for bad data: that is what `problem` is for."""
+        if cell is None:
+            return ABSENT
+        try:
+            if kind in ("image", "audio"):
+                return self._media(cell, kind, root, where)
+            if kind == "number":
+                return Cell(content=repr(parse_number(cell, where)))
+            return self._words(cell, kind, where)
+        except LimitError as error:
+            return Cell(problem="too_large", error=error)
+        except InputError as error:
+            wrong = kind == "number" or "is not the path" in error.what or "is not text" in error.what
+            missing = ": there is no file " in error.what
+            return Cell(problem="missing_file" if missing else "wrong_type" if wrong else "unreadable", error=error)
+
+    def _media(self, cell: Any, kind: Kind, root: Path, where: str) -> Cell:
+        source = media_source(cell, root, where)
+        if isinstance(source, Path) and (kind, source) in self._known:
+            return self._known[kind, source]
+        found = self._image(source, where) if kind == "image" else self._audio(source, where)
+        if isinstance(source, Path):
+            self._known[kind, source] = found
+        return found
+
+    def _image(self, source: Path | bytes, where: str) -> Cell:
+        pixels = decode_image(source, where, self.limits)
+        dark, flat = int(pixels.max()) <= DARK, bool((pixels == pixels[0, 0]).all())
+        return Cell(content=_sha256(source), dull="black" if dark else "constant" if flat else None)
+
+    def _audio(self, source: Path | bytes, where: str) -> Cell:
+        sampling_rate, seconds = audio_header(source, where, self.limits)
+        wave = decode_audio(source, sampling_rate, where, self.limits)
+        silent = float(np.abs(wave - wave.mean()).max()) < QUIET  # a constant offset is silence too
+        return Cell(content=_sha256(source), length=seconds, dull="silent" if silent else None)
+
+    def _words(self, cell: Any, kind: Kind, where: str) -> Cell:
+        if not isinstance(cell, str | int | float):
+            raise InputError(f"{where}: {cell!r:.60} is not text.", "Mend the cell, or the column's kind.")
+        text = str(cell)
+        if len(text) > self.limits.text_characters:
+            raise LimitError(
+                f"{where}: the text has {len(text):,} characters; the limit is {self.limits.text_characters:,}.",
+                "Shorten it.",
+            )
+        if kind == "category":
+            return Cell(content=text)
+        return Cell(content=" ".join(text.casefold().split()), length=float(len(text)))
+
+
+def _sha256(source: Path | bytes) -> str:
+    return hashlib.sha256(source if isinstance(source, bytes) else source.read_bytes()).hexdigest()

@@ -1,0 +1,241 @@
+"""What the data check looks for; each function yields its findings about one split."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from triptych.data.cells import Cell, CellReader
+from triptych.data.schema import Field, Schema
+from triptych.data.table import Table, counted
+from triptych.structure import Settings
+
+Level = Literal["error", "warning", "note"]
+FEW_ROWS = 10  # of a label, in training
+UNEVEN = 10.0  # rows of the most frequent label over those of the least frequent one
+PROBLEMS = {
+    "missing_file": "files are missing",
+    "unreadable": "files cannot be read",
+    "too_large": "cells are too large",
+    "wrong_type": "cells are of the wrong type",
+}
+DULL = {"silent": "silent sound", "black": "all-black image", "constant": "one-coloured image"}
+
+
+class Finding(Settings):
+    """One thing the check found.
+
+    Attributes:
+        level: error, warning or note.
+        code: what it is, for programs.
+        split: where.
+        column: where, if it concerns one column.
+        rows: which rows (places in the split's table, from 0), if it concerns some.
+        message: for people; names file and line.
+        next: what to do.
+    """
+
+    level: Level
+    code: str
+    split: str
+    column: str | None = None
+    rows: tuple[int, ...] = ()
+    message: str
+    next: str
+
+    def __str__(self) -> str:
+        return f"{self.level}: {self.message} {self.next}"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split as the check sees it: its rows and what was read from the cells of each input column."""
+
+    split: str
+    table: Table
+    cells: dict[str, list[Cell]]
+
+    @property
+    def keys(self) -> list[tuple[str | None, ...]]:
+        """What stands in each row, comparable across tables."""
+        return list(zip(*([cell.content for cell in column] for column in self.cells.values()), strict=True))
+
+    def finding(
+        self, level: Level, code: str, message: str, advice: str, *, column: str | None = None, rows: Sequence[int] = ()
+    ) -> Finding:
+        """A finding whose message starts with where it is: the rows, else the file; and the column."""
+        where = self.table.places(rows) if rows else self.table.source.name
+        message = f"{where}, column {column}: {message}" if column else f"{where}: {message}"
+        return self.verbatim(level, code, message, advice, column=column, rows=rows)
+
+    def verbatim(
+        self, level: Level, code: str, message: str, advice: str, *, column: str | None = None, rows: Sequence[int] = ()
+    ) -> Finding:
+        """A finding with a message that says itself where it is."""
+        return Finding(
+            level=level, code=code, split=self.split, column=column, rows=tuple(rows), message=message, next=advice
+        )
+
+
+def unreadable_cells(part: Part, name: str, cells: list[Cell]) -> Iterator[Finding]:
+    """Cells that are missing files, cannot be decoded, are too large or of the wrong type."""
+    for code, said in PROBLEMS.items():
+        found = [(i, cell.error) for i, cell in enumerate(cells) if cell.problem == code and cell.error is not None]
+        rows = [i for i, _ in found]
+        if len(found) == 1:
+            yield part.verbatim("error", code, found[0][1].what, found[0][1].next, column=name, rows=rows)
+        elif found:
+            message = f"{len(found)} {said}. The first: {found[0][1].what}"
+            yield part.finding("error", code, message, found[0][1].next, column=name, rows=rows)
+
+
+def dull_cells(part: Part, name: str, cells: list[Cell]) -> Iterator[Finding]:
+    """Silent sounds, black and one-coloured images, empty cells, columns that say nothing."""
+    for code, said in DULL.items():
+        rows = [i for i, cell in enumerate(cells) if cell.dull == code]
+        if rows:
+            advice = "Replace them, or leave the cells empty: a missing cell is learned as missing."
+            yield part.finding("warning", code, f"{counted(len(rows), said)}.", advice, column=name, rows=rows)
+    absent = sum(cell.content is None and cell.problem is None for cell in cells)
+    if absent == len(cells):
+        advice = "Fill the column in or give it the role `ignore`."
+        yield part.finding("warning", "empty_column", "all cells are empty.", advice, column=name)
+    elif absent:
+        message = f"{absent} of {len(cells)} cells are empty."
+        yield part.finding("note", "absent_cells", message, "They count as absent.", column=name)
+    if len(cells) > 1 and len({cell.content for cell in cells}) == 1 and cells[0].content is not None:
+        advice = "Give the column the role `ignore`."
+        yield part.finding("warning", "constant_column", "all cells are equal.", advice, column=name)
+
+
+def length_outliers(part: Part, field: Field, cells: list[Cell]) -> Iterator[Finding]:
+    """Cells beyond both the third quartile + 3 interquartile ranges (Tukey's outer fence) and twice the median."""
+    lengths = np.array([np.nan if cell.length is None else cell.length for cell in cells])
+    if np.isfinite(lengths).sum() < 20:
+        return
+    lower, median, upper = np.nanquantile(lengths, [0.25, 0.5, 0.75])
+    rows = np.flatnonzero(lengths > max(upper + 3 * (upper - lower), 2 * median)).tolist()
+    if rows:
+        unit = "s" if field.kind == "audio" else "characters"
+        message = (
+            f"{counted(len(rows), 'cell')} far longer than the others "
+            f"(up to {np.nanmax(lengths):.4g} {unit}; half of all have at most {median:.4g})."
+        )
+        setting = "seconds" if field.kind == "audio" else "length"
+        advice = f"Their end is cut off unless `{setting}` is raised."
+        yield part.finding("note", "length_outliers", message, advice, column=field.name, rows=rows)
+
+
+def empty_and_repeated_rows(part: Part) -> Iterator[Finding]:
+    """Rows with nothing in them, and rows that stand in the table twice."""
+    unread = {i for column in part.cells.values() for i, cell in enumerate(column) if cell.problem is not None}
+    seen: set[tuple[str | None, ...]] = set()
+    empty, again = [], []
+    for i, key in enumerate(part.keys):
+        if all(content is None for content in key):
+            if i not in unread:
+                empty.append(i)
+        elif key in seen:
+            again.append(i)
+        seen.add(key)
+    if empty:
+        yield part.finding("error", "empty_row", "all inputs are empty.", "Fill in at least one.", rows=empty)
+    if again:
+        message = f"{counted(len(again), 'row')} with the same inputs as an earlier row."
+        yield part.finding("note", "duplicate_rows", message, "Repeated rows weigh more in training.", rows=again)
+
+
+def label_problems(part: Part, train: Part | None, target: Field | None) -> Iterator[Finding]:
+    """Labels that are missing, not numbers, or never seen in training."""
+    if target is None or target.name not in part.table.names:
+        return
+    name, labels = target.name, part.table.column(target.name)
+    missing = [i for i, label in enumerate(labels) if label is None]
+    if missing:
+        message, advice = f"{counted(len(missing), 'missing label')}.", "Fill them in or leave the rows out."
+        yield part.finding("error", "missing_label", message, advice, column=name, rows=missing)
+    if target.kind == "number":
+        reader = CellReader()
+        places = (f"{part.table.place(i)}, column {name}" for i in range(len(labels)))
+        read = [reader.read(label, "number", part.table.root, at) for label, at in zip(labels, places, strict=True)]
+        yield from unreadable_cells(part, name, read)
+    elif part.split == "train":
+        yield from _class_sizes(part, target)
+    elif train is not None:
+        known = {str(label) for label in train.table.column(name)}
+        rows = [i for i, label in enumerate(labels) if label is not None and str(label) not in known]
+        if rows:
+            new = list(dict.fromkeys(repr(str(labels[i])) for i in rows))
+            message = f"no training row has the label {_some(new)}."
+            advice = "Add training rows with it or leave the row out."
+            yield part.finding("error", "unseen_label", message, advice, column=name, rows=rows)
+
+
+def _class_sizes(train: Part, target: Field) -> Iterator[Finding]:
+    """Training labels that are too few or too uneven."""
+    counts = class_counts(train.table, target)
+    few = [f"{label!r} ({count})" for label, count in counts.items() if count < FEW_ROWS]
+    if len(counts) == 1:
+        message = f"there is one label alone, {next(iter(counts))!r}."
+        advice = "There is nothing to learn: bring rows with other labels."
+        yield train.finding("error", "one_label", message, advice, column=target.name)
+    elif few:
+        message = f"{counted(len(few), 'label')} with fewer than {FEW_ROWS} training rows: {_some(few)}."
+        advice = "Bring more rows, or join labels. If there are many such labels, is the target a number?"
+        yield train.finding("warning", "few_rows", message, advice, column=target.name)
+    elif counts and max(counts.values()) > UNEVEN * min(counts.values()):
+        most, least = max(counts, key=lambda label: counts[label]), min(counts, key=lambda label: counts[label])
+        message = f"{most!r} has {counts[most]} training rows, {least!r} has {counts[least]}."
+        advice = "Look at the scores of each class, not at accuracy alone."
+        yield train.finding("warning", "uneven_classes", message, advice, column=target.name)
+
+
+def rows_in_training(part: Part, train: Part, schema: Schema) -> Iterator[Finding]:
+    """Rows and files that training has too."""
+    trained = {key: i for i, key in reversed(list(enumerate(train.keys))) if None not in key}
+    rows = [i for i, key in enumerate(part.keys) if key in trained]
+    if rows:
+        level: Level = (
+            "error" if any(field.kind != "category" for field in schema.inputs) else "note"
+        )  # categories repeat
+        twin = train.table.place(trained[part.keys[rows[0]]])
+        several = f"{len(rows)} rows are training rows too (the first is {twin})."
+        message = f"the row is a training row too ({twin})." if len(rows) == 1 else several
+        yield part.finding(level, "row_in_training", message, "Leave it out of one of the two.", rows=rows)
+    for field in schema.inputs:
+        if field.kind in ("image", "audio"):
+            known = {cell.content for cell in train.cells[field.name]} - {None}
+            told = set(rows)
+            files = [i for i, c in enumerate(part.cells[field.name]) if c.content in known and i not in told]
+            if files:
+                message = f"{counted(len(files), 'row')} with a file that training rows have too."
+                advice = "Figures will be better than for new files: split by file."
+                yield part.finding("warning", "media_in_training", message, advice, column=field.name, rows=files)
+
+
+def groups_in_training(part: Part, train: Part, schema: Schema) -> Iterator[Finding]:
+    """Groups (a speaker, a photo's owner) that training has too."""
+    for field in schema.groups:
+        if field.name not in part.table.names:
+            continue
+        here = list(dict.fromkeys(str(cell) for cell in part.table.column(field.name) if cell is not None))
+        known = {str(cell) for cell in train.table.column(field.name) if cell is not None}
+        shared = [group for group in here if group in known]
+        if shared:
+            message = f"{len(shared)} of {len(here)} groups stand in the training rows too ({_some(shared)})."
+            advice = "Figures will be better than for new groups: split by group, or say so beside them."
+            yield part.finding("warning", "group_in_training", message, advice, column=field.name)
+
+
+def class_counts(table: Table, target: Field | None) -> dict[str, int]:
+    """Rows of each label, sorted by label; empty where the target is a number or there is none."""
+    if target is None or target.kind != "category" or target.name not in table.names:
+        return {}
+    return dict(sorted(Counter(str(label) for label in table.column(target.name) if label is not None).items()))
+
+
+def _some(items: Sequence[str]) -> str:
+    """The first five."""
+    return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

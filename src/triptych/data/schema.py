@@ -1,0 +1,204 @@
+"""What each column of a table holds and what it is for: guessed from the cells, overridden by the person."""
+
+import re
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path, PurePath
+from typing import Any, Literal, get_args
+
+import yaml
+
+from triptych.data.decode import AUDIO_SUFFIXES, IMAGE_SUFFIXES, media_kind
+from triptych.data.table import Table
+from triptych.errors import InputError
+from triptych.structure import Settings
+
+Kind = Literal["image", "audio", "text", "category", "number"]
+Role = Literal["input", "target", "group", "split", "ignore"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+ROLES: tuple[Role, ...] = get_args(Role)
+
+TARGET_NAMES = ("target", "label", "class", "y")
+SPLIT_VALUES = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
+GROUP_NAME = re.compile(r"(^|_)(id|group|speaker|user|patient|subject|session)$", re.IGNORECASE)
+INDEX_NAME = re.compile(r"^(unnamed_\d+|index|row|)$", re.IGNORECASE)  # what spreadsheets and data frames leave behind
+LOOKED_AT = 1_000  # cells a guess is made from
+
+
+class Field(Settings):
+    """One column: its name, the kind of its cells and its role."""
+
+    name: str
+    kind: Kind
+    role: Role
+
+
+class Schema(Settings):
+    """All columns, in table order."""
+
+    fields: tuple[Field, ...]
+
+    @property
+    def inputs(self) -> tuple[Field, ...]:
+        """The columns a model reads."""
+        return tuple(field for field in self.fields if field.role == "input")
+
+    @property
+    def target(self) -> Field | None:
+        """The column a model predicts."""
+        return next((field for field in self.fields if field.role == "target"), None)
+
+    @property
+    def groups(self) -> tuple[Field, ...]:
+        """The columns that name what rows share: a photo, a speaker."""
+        return tuple(field for field in self.fields if field.role == "group")
+
+    @property
+    def split(self) -> Field | None:
+        """The column that says which split a row belongs to."""
+        return next((field for field in self.fields if field.role == "split"), None)
+
+    def __str__(self) -> str:
+        return "\n".join(f"{field.name}: {field.kind}:{field.role}" for field in self.fields)
+
+
+def read_schema(path: Path) -> dict[str, str]:
+    """Read overrides for `guess` from a YAML mapping, `column: kind` or `column: kind:role`.
+
+    Raises:
+        InputError: the file is missing, is not YAML, or is not such a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"There is no schema {path}.", "Check the path.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}.", "Mend it.") from error
+    if not isinstance(content, dict) or not all(isinstance(x, str) for pair in content.items() for x in pair):
+        raise InputError(f"{path} is not a mapping of columns to kinds.", "Write one line a column, as `photo: image`.")
+    return content
+
+
+def guess(table: Table, target: str | None = None, overrides: Mapping[str, str] | None = None) -> Schema:
+    """The schema of a table.
+
+    Args:
+        table: its first rows are looked at, a thousand at most, evenly spaced.
+        target: the column to predict. Default: what the overrides say, else a column called target, label, class or y.
+        overrides: "kind", "kind:role" or "role" by column; what is not said is guessed.
+
+    Raises:
+        InputError: an override or the target names no column, an unknown kind or role, two targets, or no inputs.
+    """
+    told = {name: _parse(name, text) for name, text in (overrides or {}).items()}
+    for name in (*told, *([target] if target is not None else [])):
+        if name not in table.names:
+            raise InputError(f"{table.source.name} has no column {name!r}.", _nearest(name, table.names))
+    targets = [name for name, (_, role) in told.items() if role == "target"]
+    if len(targets) > 1 and target is None:
+        raise InputError(f"Two columns are marked as the target: {targets[0]!r} and {targets[1]!r}.", "Keep one.")
+    chosen = target or next(iter(targets), None)
+    if chosen is None:
+        free = [name for name in table.names if told.get(name, (None, None))[1] is None]
+        chosen = next((name for wanted in TARGET_NAMES for name in free if name.lower() == wanted), None)
+
+    fields = []
+    for name in table.names:
+        kind, role = told.get(name, (None, None))
+        cells = _look(table, name)
+        if name == chosen:
+            field = Field(name=name, kind=kind or _target_kind(cells), role="target")
+        else:
+            kind = kind or _kind(cells)
+            role = "ignore" if role == "target" else role  # another column was asked for on the command line
+            field = Field(name=name, kind=kind, role=role or ("input" if name in told else _role(name, kind, cells)))
+        fields.append(field)
+    schema = Schema(fields=tuple(fields))
+    if not schema.inputs:
+        raise InputError(
+            f"{table.source.name} has no column that a model could read.",
+            "Say which columns are inputs, as `photo: image:input`.",
+        )
+    return schema
+
+
+def _parse(name: str, text: str) -> tuple[Kind | None, Role | None]:
+    """Take "kind", "kind:role" or "role" apart."""
+    first, _, second = (part.strip() for part in text.partition(":"))
+    if first in ROLES and not second:
+        first, second = "", first
+    if first and first not in KINDS:
+        raise InputError(f"Column {name!r}: there is no kind {first!r}.", _nearest(first, KINDS))
+    if second and second not in ROLES:
+        raise InputError(f"Column {name!r}: there is no role {second!r}.", _nearest(second, ROLES))
+    return next((k for k in KINDS if k == first), None), next((r for r in ROLES if r == second), None)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    """The next step after a name that is not known."""
+    near = get_close_matches(name, known, n=1)
+    return f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(known)}."
+
+
+def _look(table: Table, name: str) -> list[Any]:
+    """Present cells of a column, from evenly spaced rows."""
+    step = max(1, -(-len(table) // LOOKED_AT))
+    return [cell for cell in table.take(range(0, len(table), step)).column(name) if cell is not None]
+
+
+def _kind(cells: list[Any]) -> Kind:
+    """The kind of an input or group column."""
+    media = _media(cells)
+    if media is not None or not cells:
+        return media or "text"
+    if all(_is_number(cell) for cell in cells):
+        return "number"
+    distinct = {str(cell) for cell in cells}
+    few = len(distinct) <= max(2, min(50, len(cells) // 4))
+    words = sum(len(text.split()) for text in distinct) / len(distinct)
+    return "category" if few and words < 4 else "text"
+
+
+def _media(cells: list[Any]) -> Literal["image", "audio"] | None:
+    """Whether all cells are images, or sounds, by their suffixes or first bytes."""
+    contents = [cell for cell in cells if isinstance(cell, dict | bytes)]
+    if contents:
+        return media_kind(contents[0])
+    suffixes = {PurePath(cell).suffix.lower() if isinstance(cell, str) else "" for cell in cells}
+    if suffixes and suffixes <= IMAGE_SUFFIXES:
+        return "image"
+    return "audio" if suffixes and suffixes <= AUDIO_SUFFIXES else None
+
+
+def _target_kind(cells: list[Any]) -> Kind:
+    """A target is a number to regress if its cells are numbers and not a handful of whole ones."""
+    if not cells or isinstance(cells[0], bool) or not all(_is_number(cell) for cell in cells):
+        return "category"
+    values = {float(cell) for cell in cells}
+    whole = all(value.is_integer() for value in values)
+    return "category" if whole and len(values) <= 20 else "number"
+
+
+def _role(name: str, kind: Kind, cells: list[Any]) -> Role:
+    """What a column that nobody mentioned is for."""
+    distinct = {str(cell) for cell in cells}
+    if name.lower() == "split" and {text.lower() for text in distinct} <= SPLIT_VALUES:
+        return "split"
+    if kind not in ("category", "number", "text") or not cells:
+        return "input" if cells else "ignore"
+    if GROUP_NAME.search(name):
+        return "group" if len(distinct) < len(cells) else "ignore"
+    if INDEX_NAME.match(name) and len(distinct) == len(cells):
+        return "ignore"
+    return "input"
+
+
+def _is_number(cell: Any) -> bool:
+    """Whether a cell is a number or spells one."""
+    if isinstance(cell, bool):
+        return False
+    try:
+        float(cell)
+    except (TypeError, ValueError):
+        return False
+    return True

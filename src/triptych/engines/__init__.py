@@ -1,0 +1,25 @@
+"""Engines run a model: PyTorch, where models are made, and OpenVINO, the default on embedded CPUs, behind one interface.
+
+Engine classes are found with `registry.find("engine", name)` once their module is imported, and share one constructor:
+`(model, example, quantized=None, threads=None)`.
+"""
+
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+Example = tuple[dict[str, Tensor], Tensor]  # inputs by modality, and presence [batch, modalities]
+
+
+class Engine(Protocol):
+    """Something that turns a batch into outputs."""
+
+    name: str
+
+    def __call__(
+        self, inputs: dict[str, Tensor], presence: Bool[Tensor, "batch modalities"]
+    ) -> Float[np.ndarray, "batch outputs"]:
+        """The model's outputs (logits, for a classifier) for a batch of any size."""
+        ...

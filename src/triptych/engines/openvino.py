@@ -1,0 +1,152 @@
+"""OpenVINO as an engine: the default on CPUs.
+
+Every program has fixed shapes: one is compiled for single samples, which is what latency means on an embedded machine, and
+one for each power of two that a batch is filled up to. Fixed shapes let the plugin plan its memory and kernels, and they are
+the only right ones: with an open batch axis, OpenVINO 2026.4 loses the bias of a convolution whose output is rounded for two
+readers (found with a residual block; the same graph with fixed shapes agrees with PyTorch to 1e-6).
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import openvino as ov
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from triptych.compress.quantize.layers import QuantizedWeight
+from triptych.engines import Example
+from triptych.engines.graph import to_graph
+from triptych.errors import ArtifactError, InputError
+from triptych.registry import register
+
+# Our scales and ranges are exact only in float32, and the plugin's own rounding of activations (on by default for low-bit weights)
+# would add an error that the quality gate did not see.
+SETTINGS = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "PERFORMANCE_HINT": "LATENCY",
+    "NUM_STREAMS": "1",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+}
+
+
+class Executed(NamedTuple):
+    """One operation of a compiled program."""
+
+    name: str  # names of the graph's operations that were fused into it
+    type: str  # "Convolution", "FullyConnected", ...
+    precision: str  # of the arithmetic: "u8" and "i8" for integer products, "f32"
+    kernel: str  # the plugin's implementation
+
+
+@cache
+def core() -> ov.Core:
+    """The plugin loader, one a process."""
+    return ov.Core()
+
+
+def _filled(rows: np.ndarray, batch: int) -> np.ndarray:
+    """The rows, and zeros after them up to a batch."""
+    return (
+        rows
+        if len(rows) == batch
+        else np.concatenate([rows, np.zeros((batch - len(rows), *rows.shape[1:]), rows.dtype)])
+    )
+
+
+@register("engine", "openvino")
+class OpenVINOEngine:
+    """Runs a model in OpenVINO on the CPU, with our codes.
+
+    Args:
+        model: called as model(inputs, presence); copied.
+        example: a batch to trace with.
+        quantized: rounded weights; see `graph.to_graph`.
+        threads: None for one a core.
+
+    Raises:
+        InputError: a rounded weight that the graph does not have.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Example,
+        quantized: Mapping[str, QuantizedWeight] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._take(to_graph(model, example, quantized), threads)
+
+    @classmethod
+    def read(cls, path: Path, threads: int | None = None) -> "OpenVINOEngine":
+        """The engine of a graph that `export.openvino` wrote; no PyTorch model is needed.
+
+        Raises:
+            ArtifactError: OpenVINO cannot read the file.
+        """
+        engine = cls.__new__(cls)
+        try:
+            graph = core().read_model(path)
+        except RuntimeError as error:
+            raise ArtifactError(f"OpenVINO cannot read {path}: {error}", "Export the model again.") from error
+        engine._take(graph, threads)
+        return engine
+
+    def _take(self, graph: ov.Model, threads: int | None) -> None:
+        self.graph = graph
+        self.inputs = [port.get_node().get_friendly_name() for port in graph.inputs]
+        self.settings = SETTINGS | ({} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)})
+        self._programs: dict[int, ov.CompiledModel] = {}
+        self._requests: dict[int, ov.InferRequest] = {}
+
+    def program(self, batch: int) -> ov.CompiledModel:
+        """The program for batches of this size, compiled when it is first asked for."""
+        if batch not in self._programs:
+            graph = self.graph.clone()
+            shapes = {port: [batch, *list(port.get_partial_shape())[1:]] for port in graph.inputs}
+            graph.reshape({port: ov.PartialShape(shape) for port, shape in shapes.items()})
+            self._programs[batch] = core().compile_model(graph, "CPU", self.settings)
+            self._requests[batch] = self._programs[batch].create_infer_request()
+        return self._programs[batch]
+
+    def __call__(
+        self, inputs: dict[str, Tensor], presence: Bool[Tensor, "batch modalities"]
+    ) -> Float[np.ndarray, "batch outputs"]:
+        """The model's outputs for a batch.
+
+        Raises:
+            InputError: other inputs than the model has.
+        """
+        if {*inputs, "presence"} != set(self.inputs):
+            known = ", ".join(name for name in self.inputs if name != "presence")
+            raise InputError(f"The engine was made for the inputs {known}, not {', '.join(inputs)}.")
+        count = len(presence)
+        batch = 1 << max(0, count - 1).bit_length()
+        self.program(batch)
+        tensors = {**inputs, "presence": presence}
+        feed = {place: _filled(tensors[name].numpy(), batch) for place, name in enumerate(self.inputs)}
+        request = self._requests[batch]
+        request.infer(feed, share_inputs=True)
+        return request.get_output_tensor(0).data[:count].copy()
+
+    def executed(self, batch: int = 1) -> list[Executed]:
+        """What the program runs, constants left out: the proof of which products are integer ones."""
+        operations = []
+        for node in self.program(batch).get_runtime_model().get_ordered_ops():
+            info = {
+                key: str(value.astype(str)) for key, value in node.get_rt_info().items() if hasattr(value, "astype")
+            }
+            if info.get("layerType") not in ("Const", "Input", "Output"):
+                operations.append(
+                    Executed(
+                        info.get("originalLayersNames", node.get_friendly_name()),
+                        info.get("layerType", node.get_type_name()),
+                        info.get("runtimePrecision", ""),
+                        info.get("primitiveType", ""),
+                    )
+                )
+        return operations

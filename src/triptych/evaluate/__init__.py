@@ -1,0 +1,1 @@
+"""Measuring a model: quality under every condition with paired intervals, speed, memory, size."""

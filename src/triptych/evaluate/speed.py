@@ -1,0 +1,77 @@
+"""Latency of single calls: percentiles of one, and ratios between several that share the machine's noise.
+
+A machine's speed drifts with its clock, its neighbours and its caches, by far more than the differences worth knowing. So candidates
+take turns, call by call, and are compared within each turn: what slows one turn slows all of them.
+"""
+
+from collections.abc import Callable, Mapping
+from time import perf_counter
+
+import numpy as np
+
+from triptych.errors import InputError
+from triptych.structure import Settings
+
+
+class Latency(Settings):
+    """Milliseconds a call takes: the median and the value that 95 % of the calls stay below."""
+
+    p50_ms: float
+    p95_ms: float
+    repeats: int
+
+
+class Ratio(Settings):
+    """How often faster than the first candidate one is: the median over turns, and the middle half of the turns."""
+
+    median: float
+    low: float
+    high: float
+
+
+class Comparison(Settings):
+    """Latencies by name, and every candidate's speed-up over the first one (above 1 is faster)."""
+
+    latency: dict[str, Latency]
+    speedup: dict[str, Ratio]
+
+
+def latency(call: Callable[[], object], repeats: int = 200, warmup: int = 20) -> Latency:
+    """Times a call, after some that do not count."""
+    return interleaved({"call": call}, repeats, warmup).latency["call"]
+
+
+def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int = 200, warmup: int = 20) -> Comparison:
+    """Times several calls in turns; the order turns round every time, so that none always follows the same neighbour.
+
+    Args:
+        calls: candidates by name; the first is what the others are compared with.
+        repeats: turns that count.
+        warmup: turns before them that do not.
+
+    Raises:
+        InputError: nothing to time.
+    """
+    if not calls or repeats < 1:
+        raise InputError(
+            f"There is nothing to time: {len(calls)} candidates, {repeats} repeats.", "Give at least one of each."
+        )
+    names = list(calls)
+    seconds = np.empty((repeats, len(names)))
+    for turn in range(-warmup, repeats):
+        for place in range(len(names)):
+            which = (place + turn) % len(names)
+            start = perf_counter()
+            calls[names[which]]()
+            seconds[max(turn, 0), which] = perf_counter() - start
+    percentiles = np.percentile(seconds * 1000, [50, 95], axis=0)
+    speedups = np.percentile(seconds[:, :1] / seconds, [50, 25, 75], axis=0)
+    return Comparison(
+        latency={
+            name: Latency(p50_ms=p50, p95_ms=p95, repeats=repeats)
+            for name, p50, p95 in zip(names, *percentiles, strict=True)
+        },
+        speedup={
+            name: Ratio(median=m, low=low, high=high) for name, m, low, high in zip(names, *speedups, strict=True)
+        },
+    )

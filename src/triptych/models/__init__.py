@@ -1,0 +1,1 @@
+"""The fusion model, the components found in a model, and its summary."""

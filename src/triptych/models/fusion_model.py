@@ -1,0 +1,204 @@
+"""The one kind of model that Triptych builds: encoders -> projectors -> fusion -> task head.
+
+    z_m = P_m(encoder_m(x_m))   where modality m is present,
+    z_m = a_m                   a learned token where it is absent,
+    outputs = head(fusion(z_1, ..., z_M, presence))
+
+It is a Hugging Face model: `save_pretrained`, `from_pretrained`, device maps and the Auto classes work. What pruning changed
+(`shapes`, `dropped`) and what folding removed (`folded`) stand in the config, so a small model reloads without any code of its own.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from triptych.errors import InputError
+from triptych.registry import find
+from triptych.structure import Features, Width, prefixed
+from triptych.tasks import Task
+
+
+class FusionConfig(PretrainedConfig):
+    """Everything that is needed to build the model's modules.
+
+    Args:
+        inputs: by field name, `{"features": Features, "encoder": {"name": ..., settings}}`.
+        fusion: `{"name": ..., "width": D, settings}`; D is the width every modality is projected to.
+        task: `{"name": ..., settings}`.
+        shapes: by parameter name, the shapes that pruning changed.
+        dropped: residual blocks that were replaced by the identity.
+        folded: batch norms that were folded away, by the name of the layer before them: {norm: layer}.
+    """
+
+    model_type = "triptych"
+
+    def __init__(
+        self,
+        inputs: dict[str, Any] | None = None,
+        fusion: dict[str, Any] | None = None,
+        task: dict[str, Any] | None = None,
+        shapes: dict[str, list[int]] | None = None,
+        dropped: list[str] | None = None,
+        folded: dict[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.inputs = inputs or {}
+        self.fusion = fusion or {}
+        self.task = task or {}
+        self.shapes = shapes or {}
+        self.dropped = dropped or []
+        self.folded = folded or {}
+        super().__init__(**kwargs)
+
+
+@dataclass
+class FusionOutput(ModelOutput):
+    """The outputs of the task head, and the fused and per-modality vectors that distillation compares."""
+
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    fused: Tensor | None = None
+    modalities: Tensor | None = None
+
+
+def build(kind: str, settings: dict[str, Any], *args: Any) -> Any:
+    """The component that `settings["name"]` asks for, made from the other settings.
+
+    Raises:
+        InputError: an unknown name, or a setting that the component does not have.
+    """
+    settings = dict(settings)
+    component = find(kind, settings.pop("name"))  # type: ignore[arg-type]
+    try:
+        config = component.Config(**settings)
+    except ValueError as error:
+        lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())  # type: ignore[attr-defined]
+        raise InputError(
+            f"The settings of {kind} {component.__name__} do not fit ({lines}).",
+            f"It takes: {', '.join(component.Config.model_fields)}.",
+        ) from error
+    return component(config, *args)
+
+
+class Projector(nn.Module):
+    """norm(W x + b): every modality at one width, with each feature centred and scaled over the batch.
+
+    Pooled ReLU features have a large common mean; products of uncentred vectors are nearly constant, and training stalls at
+    chance for hundreds of steps. Compression folds the norm away.
+    """
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, width)
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch width"]:
+        """The projected vector."""
+        return self.norm(self.linear(x))
+
+
+class FusionModel(PreTrainedModel):
+    """Any number of encoders, one fusion, one task."""
+
+    config_class = FusionConfig
+    main_input_name = "inputs"
+    _no_split_modules: ClassVar[list[str]] = []
+
+    def __init__(self, config: FusionConfig) -> None:
+        super().__init__(config)
+        if not config.inputs:
+            raise InputError("A model needs at least one input.", "Name a column of the table under model.inputs.")
+        width = int(config.fusion.get("width", 128))
+        self.encoders = nn.ModuleDict()
+        self.projectors = nn.ModuleDict()
+        for name, settings in config.inputs.items():
+            features, asked = Features(**settings["features"]), settings["encoder"]["name"]
+            kinds = find("encoder", asked).kinds
+            if features.kind not in kinds:
+                raise InputError(
+                    f"Encoder {asked!r} does not read {features.kind}, which column {name!r} holds.",
+                    f"It reads: {', '.join(sorted(kinds))}.",
+                )
+            encoder = self.encoders[name] = build("encoder", settings["encoder"], features)
+            if hasattr(
+                encoder, "config"
+            ):  # a pretrained one has read its architecture, so that its folder is not needed again
+                settings["encoder"] = {"name": asked, **encoder.config.model_dump(mode="json")}
+            self.projectors[name] = Projector(encoder.width, width)
+        self.absent = nn.Parameter(torch.zeros(len(config.inputs), width))
+        fusion = {key: value for key, value in config.fusion.items() if key != "width"}
+        self.fusion = build("fusion", fusion, len(config.inputs), width)
+        self.task: Task = build("task", config.task, self.fusion.out_width)
+        self._restructure()
+        self.post_init()
+
+    def _restructure(self) -> None:
+        """Give the modules the shapes that compression left, as the config states them."""
+        from triptych.compress.prune.blocks import drop  # here: pruning is downstream of models
+        from triptych.compress.prune.width import resize
+
+        for name in self.config.dropped:
+            drop(self, name)
+        for norm, layer in self.config.folded.items():
+            module = self.get_submodule(layer)
+            if module.bias is None:
+                module.bias = nn.Parameter(torch.zeros(module.weight.shape[0]))
+            self.set_submodule(norm, nn.Identity())
+        resize(self, self.config.shapes)
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Each component initialises itself in its constructor; nothing is to be drawn again."""
+
+    def forward(
+        self,
+        inputs: dict[str, Tensor],
+        presence: Bool[Tensor, "batch modalities"] | None = None,
+        labels: Tensor | None = None,
+    ) -> FusionOutput:
+        """Predict from `inputs[field]` of shape [batch, ...]; `presence[:, m]` False replaces modality m by its learned token.
+
+        `labels` (class indices, or numbers for a regression) add the task's loss to the output.
+        """
+        vectors = [
+            self.projectors[name](encoder(inputs[name]).pooled).unsqueeze(1) for name, encoder in self.encoders.items()
+        ]
+        z: Float[Tensor, "batch modalities width"] = torch.cat(vectors, dim=1)
+        if presence is None:
+            presence = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
+        z = torch.where(presence.unsqueeze(-1), z, self.absent.unsqueeze(0))
+        fused = self.fusion(z, presence)
+        logits = self.task(fused)
+        loss = None if labels is None else self.task.loss(logits, labels)
+        return FusionOutput(loss=loss, logits=logits, fused=fused, modalities=z)
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """The names of the inputs, in the order of the presence mask."""
+        return tuple(self.encoders)
+
+    def widths(self) -> list[Width]:
+        """Every width that may shrink, named from the top of the model."""
+        found: list[Width] = []
+        for name, encoder in self.encoders.items():
+            if hasattr(encoder, "widths"):
+                found += prefixed(f"encoders.{name}", encoder.widths())
+        return found + prefixed("fusion", self.fusion.widths()) + prefixed("task", self.task.widths())
+
+    def droppable(self) -> list[str]:
+        """Residual blocks that may be left out whole, named from the top of the model."""
+        return [
+            f"encoders.{name}.{block}"
+            for name, encoder in self.encoders.items()
+            if hasattr(encoder, "droppable")
+            for block in encoder.droppable()
+            if f"encoders.{name}.{block}" not in self.config.dropped
+        ]
+
+
+AutoConfig.register("triptych", FusionConfig)
+AutoModel.register(FusionConfig, FusionModel)

@@ -1,0 +1,54 @@
+"""One small registry: a component is found by (kind, name); ours and other packages' come through the same door.
+
+A component class carries its own pydantic ``Config`` as an attribute. Another package adds one by an entry point in the group
+``triptych.<kind>`` (for example ``triptych.encoder``) that points at the class.
+"""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib.metadata import entry_points
+from typing import Any, Literal, TypeVar
+
+from triptych.errors import InputError
+
+Kind = Literal["encoder", "fusion", "task", "quantizer", "importance", "distillation", "engine"]
+T = TypeVar("T")
+
+_entries: dict[tuple[str, str], Any] = {}
+
+
+def register(kind: Kind, name: str) -> Callable[[T], T]:
+    """Decorator that files a component under (kind, name). A taken name is a programming error."""
+
+    def file(component: T) -> T:
+        taken = _entries.get((kind, name))
+        if taken is not None and taken is not component and taken.__qualname__ != component.__qualname__:  # type: ignore[attr-defined]
+            raise ValueError(f"{kind} {name!r} is registered twice: {taken} and {component}")
+        _entries[kind, name] = component
+        return component
+
+    return file
+
+
+def find(kind: Kind, name: str) -> Any:
+    """The component registered as (kind, name).
+
+    Raises:
+        InputError: no such component; the message lists the names and the nearest one.
+    """
+    if (kind, name) not in _entries:
+        for entry in entry_points(group=f"triptych.{kind}"):
+            if entry.name == name:
+                register(kind, name)(entry.load())
+    if (kind, name) not in _entries:
+        known = names(kind)
+        near = get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(known)}."
+        raise InputError(f"There is no {kind} called {name!r}.", hint)
+    return _entries[kind, name]
+
+
+def names(kind: Kind) -> list[str]:
+    """All names of a kind, those of installed entry points included."""
+    ours = {name for (k, name) in _entries if k == kind}
+    return sorted(ours | {entry.name for entry in entry_points(group=f"triptych.{kind}")})

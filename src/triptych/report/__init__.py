@@ -1,0 +1,1 @@
+"""What a compression cost, as data (report.json) and as one page (report.html)."""

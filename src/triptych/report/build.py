@@ -1,0 +1,300 @@
+"""From what a compression found out to the report: the numbers are looked up, the latencies are measured side by side here."""
+
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from triptych.compress import plan as plans
+from triptych.compress.quantize.layers import QuantizedWeight, weights
+from triptych.compress.quantize.storage import to_tensors
+from triptych.compress.run import Attempt, Compressed, worst_rows
+from triptych.data.decode import decode_audio, decode_image
+from triptych.data.samples import Samples
+from triptych.data.splits import Splits
+from triptych.engines.openvino import OpenVINOEngine
+from triptych.engines.torch import TorchEngine
+from triptych.evaluate.memory import peak_memory
+from triptych.evaluate.quality import Quality
+from triptych.evaluate.size import size_bytes
+from triptych.evaluate.speed import Latency, interleaved
+from triptych.models.components import components
+from triptych.models.store import Loaded
+from triptych.report import schema
+from triptych.report.media import picture_uri, sound_uri
+
+MEASURED = (
+    "Bytes are those of all files in each model's folder: weights with their scales and zeros, config, processor and manifest.",
+    "Latency is one sample, preprocessing not included, median and 95th percentile of calls that alternate between the engines.",
+    "Quality is measured on test rows that neither training, calibration nor the choice of plan has seen.",
+    "Intervals are 95 % paired bootstrap intervals over the same rows for both models, whole groups (photos, clips, speakers) at a time.",
+    "Peak memory is that of a fresh process that loads the folder and answers 32 rows one by one, above a bare interpreter.",
+)
+
+
+def build_report(
+    original: Loaded,
+    outcome: Compressed,
+    splits: Splits,
+    *,
+    title: str,
+    command: str,
+    log: Sequence[dict[str, float]] = (),
+    seconds: float | None = None,
+    began: float | None = None,
+    data_path: Path | None = None,
+) -> schema.Report:
+    """Measure both models side by side and gather everything the page shows.
+
+    Args:
+        original: the model before, read from its folder.
+        outcome: of `compress.run.compress`.
+        splits: the data.
+        title: of the page.
+        command: that reproduces the run.
+        log: of the training, where the model was trained here.
+        seconds: the run took, or
+        began: `time.monotonic()` at its start.
+        data_path: where the data stands; given, peak memory is measured too.
+    """
+    test = Samples(splits.table("test"), original.processor, splits.schema)
+    latencies, threads = measure_latency(original, outcome.loaded, test)
+    memory = _memory(original, outcome.loaded, data_path)
+    before = _side(original, outcome.before, latencies["PyTorch fp32"], "PyTorch fp32", memory[0])
+    after = _side(outcome.loaded, outcome.after, latencies["OpenVINO compressed"], "OpenVINO", memory[1])
+    verdict = outcome.verdict
+    contract = schema.Contract(
+        keep=verdict.contract.keep,
+        kept=verdict.kept.point,
+        interval=(verdict.kept.low, verdict.kept.high),
+        per_modality={n: schema.Kept(kept=i.point, interval=(i.low, i.high)) for n, i in verdict.modalities.items()},
+        verdict="broken" if verdict.broken else "kept",
+        confidence=0.95,
+    )
+    elapsed = seconds if seconds is not None else time.monotonic() - (began or time.monotonic())
+    return schema.Report(
+        before=before,
+        after=after,
+        contract=contract,
+        components=_components(original, outcome.loaded),
+        environment=_environment(threads),
+        data=schema.Data(rows=sum(len(t) for t in splits.tables.values()), sha256=splits.sha256),
+        seconds=elapsed,
+        title=title,
+        command=command,
+        plan=_layers(original, outcome),
+        curve=_curve(before, after, outcome.attempts),
+        attempts=tuple(_attempt(i, a) for i, a in enumerate(outcome.attempts, 1)),
+        engines=_engines(latencies),
+        worst=_worst(outcome, test, splits, original),
+        training=_training(log),
+        measured=MEASURED,
+        notes=tuple(verdict.broken),
+    )
+
+
+def measure_latency(original: Loaded, compressed: Loaded, test: Samples) -> tuple[dict[str, Latency], int]:
+    """One sample through the original in PyTorch and OpenVINO fp32 and the compressed model in OpenVINO, calls alternating."""
+    batch = test.batch([0])
+    example = (batch.inputs, batch.presence)
+    engines = {
+        "PyTorch fp32": TorchEngine(original.model),
+        "OpenVINO fp32": OpenVINOEngine(original.model, example, None),
+        "OpenVINO compressed": OpenVINOEngine(compressed.model, example, compressed.quantized),
+    }
+    calls = {name: (lambda engine=engine: engine(batch.inputs, batch.presence)) for name, engine in engines.items()}
+    return interleaved(calls).latency, torch.get_num_threads()
+
+
+def _side(loaded: Loaded, quality: Quality, latency: Latency, engine: str, memory: int | None) -> schema.Side:
+    assert loaded.folder is not None  # both were read from folders
+    return schema.Side(
+        bytes=size_bytes(loaded.folder),
+        parameters=sum(p.numel() for p in loaded.model.parameters()),
+        latency_ms=schema.Latency(p50=latency.p50_ms, p95=latency.p95_ms),
+        peak_memory_bytes=memory,
+        engine=engine,
+        quality=schema.Quality.model_validate(quality.report()),
+    )
+
+
+def _memory(original: Loaded, compressed: Loaded, data: Path | None) -> tuple[int | None, int | None]:
+    if data is None:
+        return None, None
+    base = [sys.executable, "-m", "triptych.evaluate.probe"]
+    runs = ((original, "torch"), (compressed, "openvino"))
+    return tuple(peak_memory([*base, str(loaded.folder), str(data), engine]) for loaded, engine in runs)  # type: ignore[return-value] # two of them
+
+
+def _components(original: Loaded, compressed: Loaded) -> tuple[schema.Component, ...]:
+    before = {name: tensor.numel() * tensor.element_size() for name, tensor in original.model.state_dict().items()}
+    after = sizes(compressed)
+    found = []
+    for then, now in zip(components(original.model), components(compressed.model), strict=True):
+        schemes = {_words(q) for name, q in compressed.quantized.items() if now.owns(name)}
+        width = (
+            f"{now.parameters / then.parameters:.0%} of its parameters"
+            if now.parameters < then.parameters
+            else "all its parameters"
+        )
+        found.append(
+            schema.Component(
+                name=then.name,
+                role=then.role,
+                modalities=then.modalities,
+                parameters=then.parameters,
+                bytes_before=sum(s for n, s in before.items() if then.owns(n)),
+                bytes_after=sum(s for n, s in after.items() if now.owns(n)),
+                decision=f"{width}; {', '.join(sorted(schemes)) or 'stays dense, for it is small'}",
+            )
+        )
+    return tuple(found)
+
+
+def sizes(loaded: Loaded) -> dict[str, int]:
+    """Bytes of every tensor as it is stored: codes with their scales and zeros, or dense."""
+    dense = {n: t.numel() * t.element_size() for n, t in loaded.model.state_dict().items() if n not in loaded.quantized}
+    codes = {name: to_tensors({name: item})[0].values() for name, item in loaded.quantized.items()}
+    return dense | {name: sum(t.numel() * t.element_size() for t in parts) for name, parts in codes.items()}
+
+
+def _layers(original: Loaded, outcome: Compressed) -> tuple[schema.LayerPlan, ...]:
+    stored = sizes(outcome.loaded)
+    views, owners = weights(outcome.loaded.model), components(outcome.loaded.model)
+    before = dict(original.model.named_parameters())
+    method = next((s.method for s in outcome.plan.passes if isinstance(s, plans.Quantise)), "")
+    rows = []
+    for name, view in views.items():
+        item = outcome.loaded.quantized.get(name)
+        then = before.get(name)
+        shape = tuple(view.parameter.shape)
+        rows.append(
+            schema.LayerPlan(
+                name=name,
+                component=next((c.name for c in owners if c.owns(name)), ""),
+                shape_before=tuple(then.shape) if then is not None else shape,
+                shape_after=shape,
+                scheme=_words(item) if item else "fp32",
+                bits=float(item.scheme.weight.bits) if item and item.scheme.weight else 32.0,
+                method=method if item else "",
+                sqnr_db=outcome.notes.get(name),
+                bytes_before=(then if then is not None else view.parameter).numel() * 4,
+                bytes_after=stored[name],
+                why="",
+            )
+        )
+    return tuple(rows)
+
+
+def _words(item: QuantizedWeight) -> str:
+    grid = item.scheme.weight
+    assert grid is not None  # a quantised weight has a grid
+    group = f", groups of {grid.group}" if grid.group else ""
+    return f"int{grid.bits} weights{group}" + (", int8 activations" if item.input else "")
+
+
+def _curve(before: schema.Side, after: schema.Side, attempts: Sequence[Attempt]) -> tuple[schema.CurvePoint, ...]:
+    ends = [
+        schema.CurvePoint(label=label, bytes=s.bytes, latency_ms=s.latency_ms.p50, quality=s.quality.all)
+        for label, s in (("before", before), ("after", after))
+    ]
+    tried = [
+        schema.CurvePoint(label=f"attempt {i}, valid rows", bytes=a.size_bytes, quality=a.quality)
+        for i, a in enumerate(attempts, 1)
+    ]
+    return tuple(ends + (tried if len(tried) > 1 else []))
+
+
+def _attempt(number: int, attempt: Attempt) -> schema.Attempt:
+    broken = attempt.verdict.broken
+    worst = min(attempt.verdict.modalities.items(), key=lambda item: item[1].low, default=("", None))[0]
+    return schema.Attempt(
+        label=f"attempt {number}",
+        bytes=attempt.size_bytes,
+        kept=attempt.verdict.kept.point,
+        interval=(attempt.verdict.kept.low, attempt.verdict.kept.high),
+        worst=worst,
+        verdict="broken" if broken else "kept",
+        why="; ".join(broken) or attempt.plan.why,
+    )
+
+
+def _engines(latencies: dict[str, Latency]) -> tuple[schema.EngineRow, ...]:
+    first = next(iter(latencies.values()))
+    return tuple(
+        schema.EngineRow(
+            engine=name.split()[0],
+            precision="fp32" if name.endswith("fp32") else "our codes",
+            model="original" if name.endswith("fp32") else "compressed",
+            latency_ms=schema.Latency(p50=item.p50_ms, p95=item.p95_ms),
+            ratio=first.p50_ms / item.p50_ms,
+        )
+        for name, item in latencies.items()
+    )
+
+
+def _worst(outcome: Compressed, test: Samples, splits: Splits, original: Loaded) -> tuple[schema.Sample, ...]:
+    table, task = splits.table("test"), original.model.task
+    said = [task.answers(quality.outputs) for quality in (outcome.before, outcome.after)]
+    labels = test.labels
+    assert labels is not None  # it was evaluated
+    found = []
+    for row in worst_rows(outcome.before, outcome.after):
+        cells = table.row(row)
+        fields = tuple(
+            schema.SampleField(
+                name=f.name, kind=f.kind, value=_shown(f.kind, cells[f.name], table.root, table.place(row))
+            )
+            for f in splits.schema.inputs
+        )
+        then, now = (schema.Answer(label=str(a[row]["answer"]), probability=a[row].get("probability")) for a in said)
+        found.append(
+            schema.Sample(
+                place=table.place(row), fields=fields, truth=task.truth(float(labels[row])), before=then, after=now
+            )
+        )
+    return tuple(found)
+
+
+def _shown(kind: str, cell: object, root: Path, where: str) -> str | None:
+    """A cell as the page shows it."""
+    if cell is None:
+        return None
+    if kind == "image":
+        return picture_uri(decode_image(root / str(cell), where))
+    if kind == "audio":
+        return sound_uri(decode_audio(root / str(cell), 16_000, where), 16_000)
+    return str(cell)
+
+
+def _training(log: Sequence[dict[str, float]]) -> tuple[schema.TrainingPoint, ...]:
+    """About a hundred points of the loss, and every validation."""
+    losses = [p for p in log if "loss" in p]
+    every = max(1, len(losses) // 100)
+    points = [schema.TrainingPoint(step=p["step"], loss=p["loss"]) for p in losses[::every]]
+    points += [schema.TrainingPoint(step=p["step"], quality=p["valid"]) for p in log if "valid" in p]
+    return tuple(sorted(points, key=lambda p: p.step))
+
+
+def _environment(threads: int) -> schema.Environment:
+    packages = ("triptych", "torch", "openvino", "transformers", "numpy")
+    return schema.Environment(
+        cpu=cpu_name(),
+        threads=threads,
+        versions={"python": platform.python_version(), **{p: version(p) for p in packages}},
+    )
+
+
+def cpu_name() -> str:
+    """The processor's name as the system knows it."""
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if info.exists()
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()

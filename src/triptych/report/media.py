@@ -1,0 +1,40 @@
+"""Pictures and sounds of a few samples, small enough to stand inside the page as data URIs.
+
+Both encoders give the same bytes for the same input, as all of the report must (an Ogg stream would carry a random
+serial number), and browsers show and play both.
+"""
+
+from base64 import b64encode
+from io import BytesIO
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+PICTURE_SIDE = 240  # pixels, twice what a card shows, for dense screens
+SOUND_SECONDS = 6.0
+
+
+def picture_uri(pixels: UInt8[np.ndarray, "h w 3"], side: int = PICTURE_SIDE) -> str:
+    """A WebP data URI of an RGB picture whose longer side is at most `side` pixels."""
+    from PIL import Image
+
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((side, side))
+    file = BytesIO()
+    picture.save(file, format="webp", quality=80, method=4)
+    return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
+
+
+def sound_uri(samples: Float32[np.ndarray, "samples"], rate: int, seconds: float = SOUND_SECONDS) -> str:
+    """An MP3 data URI of the first `seconds` of a mono sound in [-1, 1].
+
+    Args:
+        samples: the waveform.
+        rate: samples per second, one that MP3 knows (8, 11.025, 12, 16, 22.05, 24, 32, 44.1 or 48 kHz).
+        seconds: what is longer is cut.
+    """
+    import soundfile
+
+    file = BytesIO()
+    soundfile.write(file, np.clip(samples[: int(seconds * rate)], -1, 1), rate, format="MP3")
+    return f"data:audio/mpeg;base64,{b64encode(file.getvalue()).decode()}"

@@ -1,0 +1,74 @@
+"""What the parts of a model say about themselves: the features they read, what they return, and which widths may shrink.
+
+Encoders, fusions and heads are plain modules; these four records are all that the model, the trainer and the compressor know of them.
+"""
+
+from typing import Literal, NamedTuple
+
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+Modality = Literal["image", "audio", "text", "category", "number"]
+
+
+class Settings(BaseModel):
+    """Base of every configuration: immutable, keyword-only, and an unknown key is an error rather than ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Features(Settings):
+    """The tensor an encoder reads, without the batch axis.
+
+    image: shape (channels, height, width); audio: (1, mels, frames); text: (tokens,) of ids below `vocabulary`, 0 is padding;
+    category: (1,) of ids below `vocabulary`; number: (1,).
+    """
+
+    kind: Modality
+    shape: tuple[int, ...]
+    vocabulary: int = 0
+
+
+class Encoded(NamedTuple):
+    """What an encoder returns: one vector a sample, and the sequence it was pooled from."""
+
+    pooled: Float[Tensor, "batch width"]
+    tokens: Float[Tensor, "batch tokens width"]
+    mask: Bool[Tensor, "batch tokens"]  # True where a token is real, False where it is padding
+
+
+class Member(NamedTuple):
+    """One axis of one parameter or buffer that a width runs along.
+
+    Unit u of `units` owns the indices {r * units * span + u * span + s : r < repeat, s < span} of that axis: `span` neighbours
+    belong to one unit (the rows of an attention head, the pixels of a flattened channel) and the whole pattern stands `repeat`
+    times (the four gates of an LSTM).
+    """
+
+    parameter: str
+    axis: int
+    span: int = 1
+    repeat: int = 1
+
+
+class Width(NamedTuple):
+    """A set of units (channels, features, heads, recurrent units) that can only be removed together.
+
+    `producers` make the units (weight rows, biases, norm scales and statistics); `consumers` read them (weight columns).
+    Names are relative to the module that declares the width.
+    """
+
+    name: str
+    units: int
+    producers: tuple[Member, ...]
+    consumers: tuple[Member, ...]
+
+
+def prefixed(prefix: str, widths: list[Width]) -> list[Width]:
+    """The same widths with every name standing under `prefix`."""
+
+    def move(members: tuple[Member, ...]) -> tuple[Member, ...]:
+        return tuple(member._replace(parameter=f"{prefix}.{member.parameter}") for member in members)
+
+    return [Width(f"{prefix}.{w.name}", w.units, move(w.producers), move(w.consumers)) for w in widths]

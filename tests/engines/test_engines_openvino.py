@@ -1,0 +1,154 @@
+"""OpenVINO runs our codes: outputs against PyTorch, and what the plugin really executes."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from triptych.compress.quantize import layers
+from triptych.compress.quantize.grid import Grid
+from triptych.compress.quantize.layers import LayerScheme
+from triptych.engines.openvino import OpenVINOEngine
+from triptych.engines.torch import TorchEngine
+from triptych.errors import ArtifactError, InputError
+from triptych.registry import find
+
+W8A8 = LayerScheme(weight=Grid(bits=8), activation=8)
+W4A8 = LayerScheme(weight=Grid(bits=4), activation=8)
+GROUPS = LayerScheme(weight=Grid(bits=4, group=16))
+PLANS = {
+    "dense": (None, None),
+    "eight bits, integer products": (W8A8, LayerScheme(weight=Grid(bits=8))),
+    "four bits, integer products": (W4A8, LayerScheme(weight=Grid(bits=4))),
+    "four bits in groups": (GROUPS, GROUPS),
+    "groups that divide nothing, with zeros": (
+        LayerScheme(weight=Grid(bits=4, group=7, symmetric=False)),
+        LayerScheme(weight=Grid(bits=3, group=5, symmetric=False)),
+    ),
+    "six bits with zeros": (
+        LayerScheme(weight=Grid(bits=6, symmetric=False)),
+        LayerScheme(weight=Grid(bits=5, group=8)),
+    ),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_outputs_are_those_of_pytorch(small, choose, make_batch, plan):
+    chosen = choose(*PLANS[plan])
+    ours, reference = OpenVINOEngine(small, make_batch(2), chosen, threads=1), TorchEngine(small, quantized=chosen)
+    spread = reference(*make_batch(64, seed=7)).std()
+    for size in (1, 6, 64):
+        inputs, presence = make_batch(size, seed=7)
+        got, expected = ours(inputs, presence), reference(inputs, presence)
+        assert got.shape == (size, 5)
+        assert np.abs(got - expected).max() < 0.01 * spread
+        assert (got.argmax(1) == expected.argmax(1)).mean() > 0.98
+
+
+@pytest.mark.parametrize("scheme", [W8A8, W4A8])
+def test_integer_products_are_executed(small, choose, make_batch, scheme):
+    engine = OpenVINOEngine(small, make_batch(2), choose(scheme), threads=1)
+    for size in (1, 16):
+        products = [o for o in engine.executed(size) if o.type in ("Convolution", "FullyConnected")]
+        assert sum(o.type == "Convolution" for o in products) == 6
+        assert {o.precision for o in products} <= {"u8", "i8"}, products
+    dense = OpenVINOEngine(small, make_batch(2), threads=1)
+    assert {o.precision for o in dense.executed() if o.type == "Convolution"} == {"f32"}
+
+
+def test_grouped_codes_stay_low_bit_in_linear_and_embedding(small, choose, make_batch):
+    engine = OpenVINOEngine(small, make_batch(2), choose(GROUPS, GROUPS), threads=1)
+    executed = engine.executed()
+    assert [o.precision for o in executed if o.type == "Gather" and "words" in o.name] == ["i4"]
+    # 72 columns are not a multiple of 16, so that layer's weight is restored when the model is compiled; the head's is not.
+    assert sorted(o.precision for o in executed if o.type == "FullyConnected") == ["f32", "i4"]
+
+
+def test_a_rounded_input_is_rounded_once(small, choose, make_batch):
+    """The first convolution of a block and its shortcut read one tensor with one range."""
+    engine = OpenVINOEngine(small, make_batch(2), choose(W8A8), threads=1)
+    rounding = [node for node in engine.graph.get_ops() if node.get_type_name() == "FakeQuantize"]
+    assert len(rounding) == 7
+
+
+def test_unrounded_parts_ignore_hooks_on_the_model(small, choose, make_batch):
+    import copy
+
+    applied = copy.deepcopy(small)
+    chosen = choose(W8A8)
+    layers.apply(applied, chosen)
+    inputs, presence = make_batch(8)
+    from_applied = OpenVINOEngine(applied, make_batch(2), chosen, threads=1)(inputs, presence)
+    np.testing.assert_array_equal(
+        from_applied, OpenVINOEngine(small, make_batch(2), chosen, threads=1)(inputs, presence)
+    )
+    assert any(module._forward_pre_hooks for module in applied.modules())
+
+
+def test_tied_weights_and_plain_tensor_outputs():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.words, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+            self.head.weight = self.words.weight
+
+        def forward(self, inputs, presence):
+            return self.head(self.words(inputs["text"]).mean(1)) * presence
+
+    from triptych.compress.quantize.rounding import quantize_weight
+
+    torch.manual_seed(0)
+    model = Tied()
+    scheme = LayerScheme(weight=Grid(bits=4), method="rtn")
+    chosen = {name: quantize_weight(view, scheme) for name, view in layers.weights(model).items()}
+    example = ({"text": torch.randint(0, 7, (3, 5))}, torch.ones(3, 1, dtype=torch.bool))
+    ours, reference = OpenVINOEngine(model, example, chosen, threads=1), TorchEngine(model, quantized=chosen)
+    np.testing.assert_allclose(ours(*example), reference(*example), atol=1e-6)
+
+
+def test_an_odd_number_of_four_bit_codes():
+    class One(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(3, 3)
+
+        def forward(self, inputs, presence):
+            return self.head(inputs["number"])
+
+    from triptych.compress.quantize.rounding import quantize_weight
+
+    torch.manual_seed(0)
+    model = One()
+    scheme = LayerScheme(weight=Grid(bits=4, symmetric=False), method="rtn")
+    chosen = {name: quantize_weight(view, scheme) for name, view in layers.weights(model).items()}
+    example = ({"number": torch.randn(2, 3)}, torch.ones(2, 1, dtype=torch.bool))
+    ours = OpenVINOEngine(model, example, chosen, threads=1)(*example)
+    np.testing.assert_allclose(ours, TorchEngine(model, quantized=chosen)(*example), atol=1e-6)
+
+
+def test_batches_are_filled_up_to_powers_of_two(small, make_batch):
+    engine = OpenVINOEngine(small, make_batch(2), threads=1)
+    for size, compiled in ((1, {1}), (5, {1, 8}), (7, {1, 8}), (8, {1, 8}), (0, {1, 8})):
+        assert engine(*make_batch(size)).shape == (size, 5)
+        assert set(engine._programs) == compiled
+
+
+def test_engines_are_registered():
+    assert find("engine", "openvino") is OpenVINOEngine
+    assert find("engine", "torch") is TorchEngine
+
+
+def test_errors_say_what_is_wrong(small, choose, make_batch, tmp_path):
+    chosen = choose(W8A8)
+    with pytest.raises(InputError, match=r"no constant of shape \(64, 72\) for nose\.weight\. Leave this weight"):
+        OpenVINOEngine(small, make_batch(2), {"nose.weight": chosen["mix.weight"]})
+    with pytest.raises(InputError, match=r"no constant of shape \(5, 64\) for mix\.weight"):
+        OpenVINOEngine(small, make_batch(2), {"mix.weight": chosen["head.weight"]})
+    engine = OpenVINOEngine(small, make_batch(2), threads=1)
+    inputs, presence = make_batch(2)
+    del inputs["text"]
+    with pytest.raises(InputError, match="made for the inputs image, text, sound, not image, sound"):
+        engine(inputs, presence)
+    (tmp_path / "openvino_model.xml").write_text("<nothing/>")
+    with pytest.raises(ArtifactError, match="OpenVINO cannot read"):
+        OpenVINOEngine.read(tmp_path / "openvino_model.xml")
