@@ -6,6 +6,7 @@ A component class carries its own pydantic ``Config`` as an attribute. Another p
 
 from collections.abc import Callable
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Literal, TypeVar
 
@@ -13,6 +14,17 @@ from triptych.errors import InputError
 
 Kind = Literal["encoder", "fusion", "task", "quantizer", "importance", "distillation", "engine"]
 T = TypeVar("T")
+
+# Importing a room files its components; a kind's room is imported when the kind is first asked for.
+ROOMS: dict[Kind, tuple[str, ...]] = {
+    "encoder": ("triptych.encoders",),
+    "fusion": ("triptych.fusion",),
+    "task": ("triptych.tasks",),
+    "quantizer": ("triptych.compress.quantize.rtn", "triptych.compress.quantize.gptq"),
+    "importance": ("triptych.compress.prune",),
+    "distillation": ("triptych.compress.distill",),
+    "engine": ("triptych.engines.torch", "triptych.engines.openvino"),
+}
 
 _entries: dict[tuple[str, str], Any] = {}
 
@@ -36,6 +48,7 @@ def find(kind: Kind, name: str) -> Any:
     Raises:
         InputError: no such component; the message lists the names and the nearest one.
     """
+    _open(kind)
     if (kind, name) not in _entries:
         for entry in entry_points(group=f"triptych.{kind}"):
             if entry.name == name:
@@ -50,5 +63,11 @@ def find(kind: Kind, name: str) -> Any:
 
 def names(kind: Kind) -> list[str]:
     """All names of a kind, those of installed entry points included."""
+    _open(kind)
     ours = {name for (k, name) in _entries if k == kind}
     return sorted(ours | {entry.name for entry in entry_points(group=f"triptych.{kind}")})
+
+
+def _open(kind: Kind) -> None:
+    for room in ROOMS[kind]:
+        import_module(room)

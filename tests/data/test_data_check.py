@@ -149,6 +149,17 @@ def test_a_test_row_that_is_a_training_row_under_other_file_names(data):
     assert report.usable("test") == [0, 1, 3]
 
 
+def test_rows_with_missing_cells_are_compared_by_the_others(data):
+    for split in ("train", "test"):
+        for column in ("photo", "clip", "age"):
+            data.spoil(split, 1, column, "")
+    data.spoil("test", 1, "caption", "the caption 1")
+    assert [(f.code, f.rows) for f in data.check().of("error")] == [("row_in_training", (1,))]
+    data.spoil("test", 1, "caption", "")
+    data.spoil("train", 1, "caption", "")
+    assert {f.code for f in data.check().of("error")} == {"empty_row"}
+
+
 def test_a_shared_file_is_a_warning(data):
     data.spoil("test", 0, "photo", "5.png")
     data.spoil("test", 3, "photo", "6.png")

@@ -3,11 +3,14 @@ import re
 import struct
 import wave
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from triptych.data.decode import audio_header, decode_audio, decode_image, media_kind, media_source
@@ -213,6 +216,42 @@ def test_other_limits_of_sound():
     assert refused(decode_audio, slow.getvalue(), 8000, WHERE, kind=LimitError) == (
         f"{WHERE}: the content has a sampling rate of 3 Hz; it must lie between 1,000 and 768,000. Replace the file."
     )
+
+
+# damage
+
+
+def damaged(content: bytes) -> st.SearchStrategy[bytes]:
+    """The content with some bytes changed and its end cut off."""
+
+    def spoil(changes: list[tuple[int, int]], length: int) -> bytes:
+        spoilt = bytearray(content)
+        for place, value in changes:
+            spoilt[place] = value
+        return bytes(spoilt[:length])
+
+    change = st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255))
+    return st.builds(spoil, st.lists(change, max_size=6), st.integers(1, len(content)))
+
+
+def small_image(form: str) -> bytes:
+    content = io.BytesIO()
+    Image.fromarray(np.arange(300, dtype=np.uint16).reshape(10, 10, 3).astype(np.uint8)).save(content, form)
+    return content.getvalue()
+
+
+@given(st.one_of(*(damaged(small_image(form)) for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"))))
+@settings(max_examples=200, deadline=None)
+def test_a_damaged_image_is_read_or_refused_and_nothing_else(content):
+    with suppress(InputError):
+        assert decode_image(content, WHERE).ndim == 3
+
+
+@given(st.one_of(damaged(wav(np.sin(np.arange(300)))), damaged(opus_that_claims(3))))
+@settings(max_examples=100, deadline=None)
+def test_a_damaged_sound_is_read_or_refused_and_nothing_else(content):
+    with suppress(InputError):
+        assert decode_audio(content, 8000, WHERE).ndim == 1
 
 
 # cells

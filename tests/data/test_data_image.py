@@ -83,3 +83,12 @@ def test_augmentation_depends_on_the_generator_alone():
     assert first.abs().max() < 1.00001
     still = features(size=16, rotate=0, shift=0, crop=0, brightness=0, contrast=0, saturation=0)
     assert torch.equal(still.features(stack, True, torch.Generator()), still.features(stack))
+
+
+def test_a_share_of_the_images_is_warped():
+    stack = torch.randint(0, 256, (200, 3, 8, 8), dtype=torch.uint8)
+    colourless = {"brightness": 0, "contrast": 0, "saturation": 0}
+    for share, low, high in ((0.0, 0, 0), (0.5, 70, 130), (1.0, 200, 200)):
+        image = features(size=8, warped=share, **colourless)
+        x = image.features(stack, True, torch.Generator().manual_seed(0))
+        assert low <= (x != image.features(stack)).flatten(1).any(1).sum() <= high

@@ -152,6 +152,17 @@ def test_without_a_target_there_are_no_labels(table):
     assert samples.batch([0]).labels is None
 
 
+def test_a_table_to_predict_needs_the_inputs_and_no_labels(table, samples, tmp_path):
+    (tmp_path / "new.csv").write_text("photo,clip,words,age,town,y\n,,some words,3,a,\n")
+    batch = Samples(read_table(tmp_path / "new.csv"), samples.processor, samples.schema).batch([0])
+    assert batch.labels is None
+    assert batch.presence.tolist() == [[False, False, True, True, True]]
+    (tmp_path / "less.csv").write_text("photo,words,age,town\n,some words,3,a\n")
+    with pytest.raises(InputError) as caught:
+        Samples(read_table(tmp_path / "less.csv"), samples.processor, samples.schema)
+    assert str(caught.value) == "less.csv has no column clip, which the model reads. Add it; its cells may be empty."
+
+
 def test_labels_of_digits_are_in_the_order_of_numbers(tmp_path):
     (tmp_path / "a.csv").write_text("x,y\n" + "".join(f"word {i},{i % 12}\n" for i in range(24)))
     table = read_table(tmp_path / "a.csv")

@@ -1,10 +1,14 @@
+import csv
 import json
 import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from triptych.data.table import read_table
@@ -35,6 +39,35 @@ def test_lines_are_named_right_behind_cells_that_span_lines(tmp_path):
     table = read_table(write(tmp_path, "a.csv", 'x,y\n1,"one\ntwo\nthree"\n\n2,b\n'))
     assert [table.place(i) for i in range(2)] == ["a.csv, line 2", "a.csv, line 6"]
     assert table.column("y")[0] == "one\ntwo\nthree"
+
+
+CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12)
+
+
+@given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=6))
+@settings(max_examples=100, deadline=None)
+def test_what_is_written_as_csv_is_read_back_and_found_at_its_line(rows):
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.csv"
+        starts = []
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["x", "y"])
+            for row in rows:
+                file.flush()
+                starts.append(line_after(path))
+                writer.writerow(row)
+        table = read_table(path)
+        assert [tuple(table.row(i).values()) for i in range(len(table))] == [
+            tuple(cell or None for cell in row) for row in rows
+        ]
+        assert list(table.numbers) == starts
+
+
+def line_after(path: Path) -> int:
+    """The number of the line that follows what is written; a line ends with CR, LF or both."""
+    content = path.read_bytes()
+    return 1 + content.count(b"\n") + content.count(b"\r") - content.count(b"\r\n")
 
 
 def test_take_keeps_places_and_changes_the_hash(tmp_path):

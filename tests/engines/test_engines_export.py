@@ -18,11 +18,6 @@ PLANS = {
         LayerScheme(weight=Grid(bits=4)),
         0.5,
     ),
-    "eight bits, integer products": (
-        LayerScheme(weight=Grid(bits=8), activation=8),
-        LayerScheme(weight=Grid(bits=8)),
-        1.0,
-    ),
 }
 
 

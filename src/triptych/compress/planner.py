@@ -251,7 +251,7 @@ def _nothing_fits(around: Surroundings, survey: Survey, budget: Budget, smallest
 
 
 def parse_amount(text: str, whole: float, units: Mapping[str, float], what: str) -> float:
-    """ "25%" of `whole`, or "40MB" in a unit.
+    """A share of `whole` such as 25%, or an amount such as 40MB, as a number.
 
     Raises:
         InputError: neither; says how to write it.

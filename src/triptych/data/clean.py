@@ -67,19 +67,15 @@ def is_punctuation(character: str) -> bool:
 
 
 def _folded(text: str, settings: Cleaning) -> str:
-    """Case, accents and normal form; again while it helps, because lowering can undo a normal form."""
+    """Normal form, case and accents; normal form again, because the other two can undo it."""
     form: Literal["NFKC", "NFC"] = "NFKC" if settings.compatible else "NFC"
     apart: Literal["NFKD", "NFD"] = "NFKD" if settings.compatible else "NFD"
-    before = None
-    while text != before:
-        before = text
-        text = unicodedata.normalize(form, text)
-        if settings.lowercase:
-            text = text.lower()
-        if settings.accents:
-            text = "".join(c for c in unicodedata.normalize(apart, text) if not unicodedata.combining(c))
-        text = unicodedata.normalize(form, text)
-    return text
+    text = unicodedata.normalize(form, text)
+    if settings.lowercase:
+        text = text.lower()
+    if settings.accents:
+        text = "".join(c for c in unicodedata.normalize(apart, text) if not unicodedata.combining(c))
+    return unicodedata.normalize(form, text)
 
 
 def _until_stable(pattern: re.Pattern[str], text: str) -> str:

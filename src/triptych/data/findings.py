@@ -194,7 +194,7 @@ def _class_sizes(train: Part, target: Field) -> Iterator[Finding]:
 
 def rows_in_training(part: Part, train: Part, schema: Schema) -> Iterator[Finding]:
     """Rows and files that training has too."""
-    trained = {key: i for i, key in reversed(list(enumerate(train.keys))) if None not in key}
+    trained = {key: i for i, key in reversed(list(enumerate(train.keys))) if any(key)}
     rows = [i for i, key in enumerate(part.keys) if key in trained]
     if rows:
         level: Level = (

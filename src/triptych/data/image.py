@@ -38,6 +38,9 @@ class ImageFeatures:
         normalise: Literal["half", "imagenet", "dataset"] = Field(
             "half", description="to -1..1, by ImageNet's mean and deviation, or by those of the training images"
         )
+        warped: float = Field(
+            0.5, ge=0, le=1, description="share of images that are rotated, mirrored, shifted, cropped"
+        )
         rotate: float = Field(10.0, ge=0, le=180, description="degrees either way")
         flip: bool = Field(False, description="mirror left and right; wrong for letters and signs")
         shift: float = Field(0.05, ge=0, le=1, description="share of the side")
@@ -107,7 +110,7 @@ class ImageFeatures:
             x = stack[start : start + CHUNK].float()
             if augment:
                 x = self._augmented(x, generator or torch.default_generator)
-            torch.addcmul(self._offset, x, self._scale, out=out[start : start + CHUNK])
+            torch.mul(x, self._scale, out=out[start : start + CHUNK]).add_(self._offset)
         return out
 
     @property
@@ -147,8 +150,9 @@ class ImageFeatures:
     ) -> Float[Tensor, "batch channels height width"]:
         """Warped and recoloured, still from 0 to 255."""
         c = self.config
-        if c.rotate or c.flip or c.shift or c.crop:
-            x = change.warp(x, generator, rotate=c.rotate, flip=c.flip, shift=c.shift, crop=c.crop)
+        if c.warped and (c.rotate or c.flip or c.shift or c.crop):
+            chosen = (torch.rand(len(x), generator=generator) < c.warped).nonzero()[:, 0]
+            x[chosen] = change.warp(x[chosen], generator, rotate=c.rotate, flip=c.flip, shift=c.shift, crop=c.crop)
         if c.brightness or c.contrast or c.saturation:
             strengths = {"brightness": c.brightness, "contrast": c.contrast, "saturation": c.saturation}
             x = change.recolour(x, generator, **strengths, white=255.0)

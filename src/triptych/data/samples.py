@@ -13,6 +13,7 @@ from triptych.data.batch import Batch
 from triptych.data.processor import Processor
 from triptych.data.schema import Schema
 from triptych.data.table import Table
+from triptych.errors import InputError
 
 
 class Samples:
@@ -23,6 +24,9 @@ class Samples:
         processor: what turns cells into tensors.
         schema: which columns are inputs, target and groups.
         cache_bytes: how much memory loaded cells may take; beyond it the least recently used are loaded again.
+
+    Raises:
+        InputError: the table lacks an input column, or a label is missing or unknown.
     """
 
     def __init__(self, table: Table, processor: Processor, schema: Schema, cache_bytes: int = 2**30) -> None:
@@ -31,12 +35,13 @@ class Samples:
         self.schema = schema
         self.fields = tuple(processor.features)
         self.cache_bytes = cache_bytes
-        self._cells = {name: table.column(name) for name in self.fields}
+        self._cells = {name: self._column(name) for name in self.fields}
         self._cache: OrderedDict[tuple[str, Any], Tensor] = OrderedDict()
         self._cached_bytes = 0
         self.labels: Int64[np.ndarray, " rows"] | Float32[np.ndarray, " rows"] | None = None
-        if processor.target is not None and processor.target.name in table.names:
-            self.labels = processor.target.encode(table)
+        target = processor.target
+        if target is not None and target.name in table.names and any(c is not None for c in table.column(target.name)):
+            self.labels = target.encode(table)  # an empty column is a table to predict, not one to learn from
 
     def __len__(self) -> int:
         return len(self.table)
@@ -77,6 +82,14 @@ class Samples:
             inputs[name] = x
         labels = None if self.labels is None else torch.from_numpy(self.labels[chosen])
         return Batch(inputs, presence, labels, torch.tensor(chosen, dtype=torch.int64))
+
+    def _column(self, name: str) -> list[Any]:
+        if name not in self.table.names:
+            raise InputError(
+                f"{self.table.source.name} has no column {name}, which the model reads.",
+                "Add it; its cells may be empty.",
+            )
+        return self.table.column(name)
 
     def _load(self, name: str, i: int) -> Tensor:
         """The tensor of one cell, from the cache if it is there. Rows with equal cells share one entry."""

@@ -1,19 +1,20 @@
 """A PyTorch model as an OpenVINO graph that computes with our codes.
 
-The model is traced and read by OpenVINO's PyTorch frontend alone, before any of the transformations that would fold norms into weights
-or merge constants, so that each weight is still one constant with its parameter's name. Each rounded weight then becomes
+The model is traced with its inputs' rounding in place, so the graph rounds exactly what PyTorch rounds, and read by
+OpenVINO's PyTorch frontend alone, before any of the transformations that would fold norms into weights or merge
+constants: each weight is then still one constant with its parameter's name. A rounded weight becomes
 
     constant (i4 or i8) -> convert -> [subtract zero] -> multiply scale -> [reshape]
 
-which the CPU plugin recognises: it keeps the codes as they are for Linear (FullyConnected) and Embedding (Gather), and, where the
-layer's input is rounded too, multiplies integers in Convolution and FullyConnected. Elsewhere it restores the weight once, when the
-model is compiled. A rounded input is a FakeQuantize on the layer's input alone: what else reads that tensor, such as a residual sum,
-gets it unrounded, exactly as in PyTorch.
+which the CPU plugin recognises. It keeps the codes as they are for Linear (FullyConnected) and Embedding (Gather), and,
+where the layer's input is rounded too, multiplies integers in Convolution and FullyConnected. Elsewhere it restores the
+weight once, when the model is compiled.
 """
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 
 import numpy as np
 import openvino as ov
@@ -24,14 +25,17 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from torch import Tensor, nn
 
 from triptych.compress.quantize import layers
-from triptych.compress.quantize.activation import LEVELS, Range
+from triptych.compress.quantize.activation import LEVELS
 from triptych.compress.quantize.layers import QuantizedWeight
 from triptych.engines import Example
 from triptych.engines.torch import logits
 from triptych.errors import InputError
 
-PRODUCTS = ("Convolution", "GroupConvolution", "MatMul")
-MOVES = ("Reshape", "Transpose", "Convert", "ConvertLike", "Unsqueeze", "Squeeze")  # they only move or recast a weight
+
+@cache
+def core() -> ov.Core:
+    """The plugin loader, one a process."""
+    return ov.Core()
 
 
 class _Positional(nn.Module):
@@ -49,31 +53,31 @@ def to_graph(model: nn.Module, example: Example, quantized: Mapping[str, Quantiz
     """Converts a model; inputs carry their modality's name, and `presence`, and take any batch size.
 
     Args:
-        model: called as model(inputs, presence); it is copied, and input rounding that `layers.apply` installed is left out
-            of the copy, because `quantized` says it.
+        model: called as model(inputs, presence). It is copied, and what `layers.apply` may have installed is taken out of
+            the copy: `quantized` says it all.
         example: a batch to trace with, best of more than one sample.
         quantized: rounded weights; all others stay as they are in the model.
 
     Raises:
-        InputError: a rounded weight that the graph does not have.
+        InputError: a rounded weight that the model or its graph does not have.
     """
     inputs, presence = example
-    names = list(inputs)
     twin = copy.deepcopy(model).eval()
     layers.remove(twin)
+    layers.apply(twin, quantized or {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of every shape that Python reads, and of its own age
         decoder = TorchScriptPythonDecoder(
-            _Positional(twin, names),
+            _Positional(twin, list(inputs)),
             example_input=(*inputs.values(), presence),
             shared_memory=False,
             trace_kwargs={"check_trace": False},
         )
         frontend = FrontEndManager().load_by_framework("pytorch")
         graph = frontend.convert(frontend.load(decoder))
-    _name_inputs(graph, [*names, "presence"], [*inputs.values(), presence])
-    if quantized:
-        _put_codes(graph, twin, quantized)
+    _name_inputs(graph, [*inputs, "presence"], [*inputs.values(), presence])
+    _put_codes(graph, twin, quantized or {})
+    _share_rounding(graph)
     graph.validate_nodes_and_infer_types()
     return graph
 
@@ -87,38 +91,48 @@ def _name_inputs(graph: ov.Model, names: list[str], tensors: list[Tensor]) -> No
 
 
 def _put_codes(graph: ov.Model, model: nn.Module, quantized: Mapping[str, QuantizedWeight]) -> None:
-    """Replaces the constants of rounded weights and rounds the inputs of eight-bit layers."""
+    """Puts codes in the place of rounded weights' constants."""
     constants = {node.get_friendly_name(): node for node in graph.get_ops() if node.get_type_name() == "Constant"}
     views = layers.weights(model)
-    rounded: dict[
-        tuple[str, int, float, int], ov.Output
-    ] = {}  # one FakeQuantize a tensor and range, however many read it
     for name, item in quantized.items():
-        view = views.get(name)
-        spellings = [name] if view is None else [name, *view.aliases]
-        constant = next((constants[key] for s in spellings if (key := f"self.model.{s}") in constants), None)
-        if constant is None and view is not None:
-            constant = _same_values(constants.values(), view.parameter)
-        if constant is None or tuple(constant.get_output_shape(0)) != tuple(item.shape):
+        spellings = [f"self.model.{alias}" for alias in (name, *views[name].aliases)]
+        constant = next((constants[spelling] for spelling in spellings if spelling in constants), None)
+        constant = constant or _same_values(constants.values(), views[name].parameter)
+        if constant is None:
             raise InputError(
-                f"OpenVINO's graph of the model has no constant of shape {tuple(item.shape)} for {name}.",
+                f"OpenVINO's graph of the model has no constant for {name}.",
                 "Leave this weight unrounded in the plan, or run the model with the torch engine.",
             )
         restored = _restore(item)
         for reader in constant.output(0).get_target_inputs():
             reader.replace_source_output(restored)
-        if item.input is not None:
-            for product in _products(restored):
-                _round_input(product, item.input, rounded)
 
 
-def _same_values(constants: Iterator[ov.Node], parameter: Tensor) -> ov.Node | None:
+def _share_rounding(graph: ov.Model) -> None:
+    """Leaves one FakeQuantize a tensor and range, with plain numbers for its ends, however many layers asked for it."""
+    found = [node for node in graph.get_ordered_ops() if node.get_type_name() == "FakeQuantize"]
+    if not found:
+        return
+    ends = [node.input_value(place) for node in found for place in (1, 2)]  # small subgraphs of constants
+    numbers = core().compile_model(ov.Model(ends, [], "ends"), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})({})
+    shared: dict[tuple[str, int, float, float], ov.Output] = {}
+    for index, node in enumerate(found):
+        source, low, high = node.input_value(0), float(numbers[2 * index]), float(numbers[2 * index + 1])
+        key = (source.get_node().get_name(), source.get_index(), low, high)
+        if key not in shared:
+            bounds = [op.constant(np.float32(end)) for end in (low, high, low, high)]
+            shared[key] = op.fake_quantize(source, *bounds, LEVELS).output(0)
+        for reader in node.output(0).get_target_inputs():
+            reader.replace_source_output(shared[key])
+
+
+def _same_values(constants: Iterable[ov.Node], parameter: Tensor) -> ov.Node | None:
     """The constant that holds a parameter's values under another name."""
     wanted = parameter.detach().numpy()
     for node in constants:
-        if tuple(node.get_output_shape(0)) == wanted.shape and node.get_element_type() == ov.Type.f32:
-            if np.array_equal(node.data, wanted):
-                return node
+        alike = tuple(node.get_output_shape(0)) == wanted.shape and node.get_element_type() == ov.Type.f32
+        if alike and np.array_equal(node.data, wanted):
+            return node
     return None
 
 
@@ -161,23 +175,3 @@ def _scales(scale: np.ndarray) -> ov.Node:
     if np.array_equal(half.astype(np.float32), scale):
         return op.convert(op.constant(half, shared_memory=False), "f32")
     return op.constant(scale, shared_memory=False)
-
-
-def _products(weight: ov.Output) -> Iterator[ov.Node]:
-    """The convolutions and matrix products that a weight reaches."""
-    for reader in weight.get_target_inputs():
-        node = reader.get_node()
-        if node.get_type_name() in PRODUCTS and reader.get_index() == 1:
-            yield node
-        elif node.get_type_name() in MOVES and reader.get_index() == 0:
-            yield from _products(node.output(0))
-
-
-def _round_input(product: ov.Node, range: Range, rounded: dict[tuple[str, int, float, int], ov.Output]) -> None:  # noqa: A002
-    """Puts a FakeQuantize on the data input of a product."""
-    source = product.input(0).get_source_output()
-    key = (source.get_node().get_name(), source.get_index(), range.scale, range.zero)
-    if key not in rounded:
-        ends = [op.constant(np.float32(end)) for end in (*range.bounds, *range.bounds)]
-        rounded[key] = op.fake_quantize(source, *ends, LEVELS).output(0)
-    product.input(0).replace_source_output(rounded[key])

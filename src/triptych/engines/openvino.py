@@ -7,7 +7,6 @@ readers (found with a residual block; the same graph with fixed shapes agrees wi
 """
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from triptych.compress.quantize.layers import QuantizedWeight
 from triptych.engines import Example
-from triptych.engines.graph import to_graph
+from triptych.engines.graph import core, to_graph
 from triptych.errors import ArtifactError, InputError
 from triptych.registry import register
 
@@ -39,12 +38,6 @@ class Executed(NamedTuple):
     type: str  # "Convolution", "FullyConnected", ...
     precision: str  # of the arithmetic: "u8" and "i8" for integer products, "f32"
     kernel: str  # the plugin's implementation
-
-
-@cache
-def core() -> ov.Core:
-    """The plugin loader, one a process."""
-    return ov.Core()
 
 
 def _filled(rows: np.ndarray, batch: int) -> np.ndarray:

@@ -66,5 +66,5 @@ def test_nothing_seen_and_nothing_but_zeros():
 def test_bad_ranges_are_refused():
     with pytest.raises(NumericsError, match="NaN or infinity"):
         observe(torch.tensor([1.0, torch.nan]))
-    with pytest.raises(ValidationError, match="must be finite and hold zero, not 1.0 to 2.0"):
+    with pytest.raises(ValidationError, match=r"must be finite and hold zero, not 1\.0 to 2\.0"):
         Range(low=1, high=2)

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from pydantic import ValidationError
+from torch import nn
 
 from triptych.compress.quantize import layers, moments
 from triptych.compress.quantize.activation import fake_quantize
@@ -63,6 +64,30 @@ def test_inputs_are_rounded_to_the_range(zoo, batches):
     torch.testing.assert_close(zoo.conv(image), expected)
 
 
+def test_a_shortcut_passes_the_rounded_input_on(batches):
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.short = nn.Conv2d(3, 3, 3, padding=1), nn.Identity()
+
+        def forward(self, image):
+            return self.conv(image) + self.short(image)
+
+    torch.manual_seed(0)
+    model, images = Residual(), [{"image": batch["image"]} for batch in batches]
+    found = moments.collect(model, images)["conv.weight"]
+    item = quantize_weight(layers.weights(model)["conv.weight"], INT8, found)
+    for _ in range(2):
+        layers.apply(model, {"conv.weight": item})
+    x = fake_quantize(images[0]["image"], item.input)
+    expected = torch.nn.functional.conv2d(x, item.restored(), model.conv.bias, padding=1) + x
+    torch.testing.assert_close(model(**images[0]), expected)
+    assert len(model.short._forward_pre_hooks) == 1
+    model.short = nn.ReLU()
+    with pytest.raises(InputError, match=r"input of conv\.weight is shared with 'short', which is no nn\.Identity"):
+        layers.apply(model, {"conv.weight": item})
+
+
 def test_minmax_ranges_use_the_extremes(zoo, batches):
     found = moments.collect(zoo, batches, ["conv.weight"])["conv.weight"]
     view = layers.weights(zoo)["conv.weight"]
@@ -107,7 +132,7 @@ def test_errors_name_the_weight(zoo, batches):
         quantize_weight(views["head.weight"], INT4)
     with pytest.raises(InputError, match=r"head\.weight has no weight grid"):
         quantize_weight(views["head.weight"], LayerScheme())
-    with pytest.raises(InputError, match="no quantizer called 'gtpq'. Did you mean 'gptq'"):
+    with pytest.raises(InputError, match=r"no quantizer called 'gtpq'\. Did you mean 'gptq'"):
         quantize_weight(views["head.weight"], INT4.model_copy(update={"method": "gtpq"}))
     with torch.no_grad():
         zoo.head.weight[0, 0] = torch.inf

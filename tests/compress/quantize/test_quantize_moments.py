@@ -180,6 +180,23 @@ def test_convolutions_that_share_an_input_get_one_range():
     assert found["wide.weight"].moment.shape != found["narrow.weight"].moment.shape
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_shortcuts_of_the_same_tensor_are_noted(first):
+    class Shortcut(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner, self.other, self.short = nn.Linear(4, 4), nn.Linear(4, 4), nn.Identity()
+
+        def forward(self, x):
+            short = self.short(x) if first else None
+            y = self.other(self.inner(x))
+            return y + (short if first else self.short(x))
+
+    found = moments.collect(Shortcut(), [(torch.randn(2, 4),), (torch.randn(3, 4),)])
+    assert found["inner.weight"].passes == ("short",)
+    assert found["other.weight"].passes == ()
+
+
 def test_a_tensor_changed_in_place_is_not_shared():
     class Changed(nn.Module):
         def __init__(self):

@@ -24,7 +24,8 @@ def weight_of(grid, shape=(6, 5, 3), activation=None, size=0.1):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(grid.bits)) * size
     scheme = LayerScheme(weight=grid, activation=activation, method="rtn")
     span = Range(low=-0.7, high=2.3) if activation else None
-    return QuantizedWeight(quantize(weight.flatten(1), None, grid), shape, scheme, span)
+    passes = ("a.shortcut",) if activation else ()
+    return QuantizedWeight(quantize(weight.flatten(1), None, grid), shape, scheme, span, passes)
 
 
 def through_disk(quantized):
@@ -45,6 +46,7 @@ def test_input_ranges_survive():
     item = weight_of(Grid(bits=8), activation=8)
     back = through_disk({"weight": item})["weight"]
     assert (back.input.scale, back.input.zero) == (item.input.scale, item.input.zero)
+    assert back.passes == ("a.shortcut",)
 
 
 def test_names_types_and_sizes():

@@ -95,7 +95,9 @@ def _least_error(x: Float[Tensor, " samples"], low: float, high: float) -> tuple
     """Shrinks one end at a time while the squared error falls."""
 
     def error(low: float, high: float) -> float:
-        return float((fake_quantize(x, Range(low=low, high=high)) - x).square().sum())
+        span = Range(low=low, high=high)
+        rounded = torch.fake_quantize_per_tensor_affine(x, span.scale, span.zero, 0, LEVELS - 1)
+        return float(rounded.sub_(x).square_().sum())
 
     factors = [1 - i / 100 for i in range(81)]
     widest = (low, high)

@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from triptych.compress.quantize.grid import Codes, Grid, encode, finish, search_scale
+from triptych.compress.quantize.grid import Codes, Grid, finish, search_scale
 from triptych.compress.quantize.rtn import importances
 from triptych.errors import InputError, NumericsError
 from triptych.registry import register
@@ -120,13 +120,14 @@ def _round_columns(
 ) -> Float[Tensor, "blocks rows columns"]:
     """The loop of the paper, in lazy batches of `block` columns; `levels` are scales and zeros; returns the codes."""
     W, codes, columns = W.clone(), torch.empty_like(W), W.shape[-1]
+    low, high = grid.low, grid.high
     for start in range(0, columns, block):
         stop = min(start + block, columns)
         part, errors = W[:, :, start:stop].clone(), torch.empty_like(W[:, :, start:stop])
         for j in range(stop - start):
             at = start + j
             w, s, z = part[:, :, j], levels[0][:, :, at], levels[1][:, :, at]
-            q = encode(w, s, z, grid)
+            q = (w / s).round_().add_(z).clamp_(low, high)  # as `grid.encode`
             codes[:, :, at] = q
             error = (w - (q - z) * s) / U[:, at, at, None]
             errors[:, :, j] = error

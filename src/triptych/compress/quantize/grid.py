@@ -147,20 +147,14 @@ def search_scale(
     span = torch.where(span > torch.finfo(torch.float32).tiny, span, torch.ones_like(span))  # a group of zeros
     best = torch.full_like(span, torch.inf)
     scale, zero = storable(span), torch.zeros_like(span)
-    for shrink in SHRINKS:
-        s = storable(span * shrink)
-        z = (
-            torch.zeros_like(s)
-            if grid.symmetric
-            else (grid.low - least * shrink / s).round().clamp(grid.low, grid.high)
-        )
-        error = (h * ((encode(w, s.expand_as(w), z.expand_as(w), grid) - z) * s - w) ** 2).sum(-1, keepdim=True)
+    low, high, symmetric = grid.low, grid.high, grid.symmetric
+    for shrink, s in zip(SHRINKS, storable(torch.stack([span * shrink for shrink in SHRINKS])), strict=True):
+        z = torch.zeros_like(s) if symmetric else (low - least * shrink / s).round_().clamp_(low, high)
+        codes = (w / s).round_().add_(z).clamp_(low, high)  # as `encode`
+        error = codes.sub_(z).mul_(s).sub_(w).square_().mul_(h).sum(-1, keepdim=True)
         better = error < best
-        best, scale, zero = (
-            torch.where(better, error, best),
-            torch.where(better, s, scale),
-            torch.where(better, z, zero),
-        )
+        best, scale = torch.where(better, error, best), torch.where(better, s, scale)
+        zero = torch.where(better, z, zero)
     return scale.squeeze(-1), zero.squeeze(-1)
 
 

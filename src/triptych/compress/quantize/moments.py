@@ -43,6 +43,7 @@ class LayerStatistics:
         low, high: extremes of the inputs.
         samples: some of the inputs' values, drawn evenly, for `activation.observe`.
         counts: how often each row of an embedding was read.
+        passes: nn.Identity modules that were given the same tensor, as the shortcut of a residual block is.
     """
 
     name: str
@@ -53,6 +54,7 @@ class LayerStatistics:
     high: float = 0.0
     samples: Float[Tensor, " samples"] = field(default_factory=lambda: torch.empty(0))
     counts: Int[Tensor, " vocabulary"] | None = None
+    passes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -67,9 +69,9 @@ class _Seen:
     low: float
     high: float
     drawn: Tensor
-    sums: dict[tuple[Any, ...], tuple[Tensor, Tensor, int]] = field(
-        default_factory=dict
-    )  # by geometry: sums of x x' and of x, tokens
+    readers: list[LayerStatistics] = field(default_factory=list)
+    # By geometry: sums of x x' and of x, and how many x.
+    sums: dict[tuple[Any, ...], tuple[Tensor, Tensor, int]] = field(default_factory=dict)
 
 
 class _Collector:
@@ -82,6 +84,7 @@ class _Collector:
         self.generator = torch.Generator().manual_seed(seed)
         self.stride = dict.fromkeys(views, 1)  # of `samples`: doubled whenever they are thinned out
         self.seen: list[_Seen] = []
+        self.passed: list[tuple[weakref.ref[Tensor], str]] = []  # what each Identity was given in this batch
 
     def add(self, name: str, x: Tensor, geometry: tuple[Any, ...], vectors: Vectors) -> None:
         """Adds the input x of a weight; `vectors` turns it into parts [groups, tokens, columns], alike for one geometry."""
@@ -95,6 +98,8 @@ class _Collector:
             known.sums[geometry] = self._sum(x, vectors)
         product, total, tokens = known.sums[geometry]
         into = self.statistics[name]
+        known.readers.append(into)
+        into.passes = tuple(dict.fromkeys([*into.passes, *(path for given, path in self.passed if given() is x)]))
         into.mean = total.clone() if into.mean is None else into.mean.add_(total)
         into.moment = product.clone() if into.moment is None else into.moment.add_(product)
         into.tokens += tokens
@@ -102,6 +107,14 @@ class _Collector:
         into.samples = torch.cat([into.samples, known.drawn[:: self.stride[name]]])
         if len(into.samples) > SAMPLES:
             into.samples, self.stride[name] = into.samples[::2].clone(), self.stride[name] * 2
+
+    def passing(self, path: str, x: Tensor) -> None:
+        """Notes that an Identity was given x, before or after the layers that read it."""
+        self.passed.append((weakref.ref(x), path))
+        for known in self.seen:
+            if known.tensor() is x:
+                for reader in known.readers:
+                    reader.passes = tuple(dict.fromkeys([*reader.passes, path]))
 
     def _observe(self, name: str, x: Tensor, version: int) -> _Seen:
         if not bool(torch.isfinite(x).all()):
@@ -180,7 +193,7 @@ def collect(
         with torch.no_grad(), _hooked(model, collector):
             for batch in batches:
                 call(model, batch)
-                collector.batch += 1
+                collector.batch, collector.passed = collector.batch + 1, []
     finally:
         model.train(training)
     silent = sorted(name for name, found in collector.statistics.items() if found.tokens == 0)
@@ -211,11 +224,19 @@ def _hooked(model: nn.Module, collector: _Collector) -> Iterator[None]:
     handles = [
         module.register_forward_pre_hook(partial(_observe, collector, named)) for module, named in by_module.items()
     ]
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Identity):
+            handles.append(module.register_forward_pre_hook(partial(_pass, collector, path)))
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _pass(collector: _Collector, path: str, module: nn.Module, inputs: tuple[Any, ...]) -> None:  # noqa: ARG001
+    if isinstance(inputs[0], Tensor):
+        collector.passing(path, inputs[0])
 
 
 def _observe(collector: _Collector, named: dict[str, str], module: nn.Module, inputs: tuple[Any, ...]) -> None:

@@ -1,14 +1,11 @@
 """Choosing the codes of one weight: the scheme says how, the statistics say what the weight meets."""
 
-from triptych.compress.quantize import gptq, rtn
 from triptych.compress.quantize.activation import Search, observe
 from triptych.compress.quantize.grid import Codes
 from triptych.compress.quantize.layers import LayerScheme, QuantizedWeight, WeightView
 from triptych.compress.quantize.moments import LayerStatistics
 from triptych.errors import InputError, NumericsError
 from triptych.registry import find
-
-BUILT_IN = (gptq.quantize, rtn.quantize)  # importing them is what registers them
 
 
 def quantize_weight(
@@ -54,4 +51,5 @@ def quantize_weight(
     if scheme.activation and statistics is not None:
         ends = statistics.samples.new_tensor([statistics.low, statistics.high])
         span = observe(statistics.samples if search != "minmax" else ends, search)
-    return QuantizedWeight(codes, tuple(view.parameter.shape), scheme, span)
+    passes = statistics.passes if statistics is not None and span is not None else ()
+    return QuantizedWeight(codes, tuple(view.parameter.shape), scheme, span, passes)

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from triptych.compress.quantize.activation import Range
-from triptych.compress.quantize.grid import Codes, Grid
+from triptych.compress.quantize.grid import Codes
 from triptych.compress.quantize.layers import LayerScheme, QuantizedWeight
 from triptych.compress.quantize.pack import pack, unpack
 from triptych.errors import ArtifactError
@@ -44,7 +44,7 @@ def to_tensors(quantized: Mapping[str, QuantizedWeight]) -> tuple[dict[str, Tens
             layer = name.rpartition(".")[0]
             tensors[f"{layer}.input_scale".lstrip(".")] = torch.tensor([item.input.scale], dtype=torch.float32)
             tensors[f"{layer}.input_zero_point".lstrip(".")] = torch.tensor([item.input.zero - 128], dtype=torch.int8)
-        meta[name] = {"scheme": item.scheme.model_dump(), "notes": list(codes.notes)}
+        meta[name] = {"scheme": item.scheme.model_dump(), "passes": list(item.passes), "notes": list(codes.notes)}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}, meta
 
 
@@ -62,13 +62,11 @@ def from_tensors(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dict
             raise ArtifactError(f"The scheme of {name} cannot be read: {error}.", NEXT) from error
         if scheme.weight is None:
             raise ArtifactError(f"{name} is listed as quantised but its scheme has no weight grid.", NEXT)
-        quantized[name] = _read(tensors, name, scheme, scheme.weight, tuple(entry.get("notes", ())))
+        quantized[name] = _read(tensors, name, scheme, entry)
     return quantized
 
 
-def _read(
-    tensors: Mapping[str, Tensor], name: str, scheme: LayerScheme, grid: Grid, notes: tuple[str, ...]
-) -> QuantizedWeight:
+def _read(tensors: Mapping[str, Tensor], name: str, scheme: LayerScheme, entry: Mapping[str, Any]) -> QuantizedWeight:
     def get(key: str, dtype: torch.dtype | None = None) -> Tensor:
         tensor = tensors.get(key)
         if tensor is None:
@@ -77,6 +75,8 @@ def _read(
             raise ArtifactError(f"The tensor {key} is {tensor.dtype}, not {dtype}.", NEXT)
         return tensor
 
+    grid = scheme.weight
+    assert grid is not None
     bits = grid.bits
     shape = tuple(get(name, torch.int8).shape) if bits == 8 else tuple(int(n) for n in get(f"{name}_shape"))
     rows = shape[0] if shape else 0
@@ -97,4 +97,5 @@ def _read(
         step = get(f"{layer}.input_scale".lstrip("."), torch.float32)
         point = get(f"{layer}.input_zero_point".lstrip("."), torch.int8)
         span = Range.of(float(step), int(point) + 128)
-    return QuantizedWeight(Codes(values, scale, zero, grid, notes), shape, scheme, span)
+    codes = Codes(values, scale, zero, grid, tuple(entry.get("notes", ())))
+    return QuantizedWeight(codes, shape, scheme, span, tuple(entry.get("passes", ())))

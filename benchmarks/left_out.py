@@ -1,0 +1,19 @@
+"""The bundled task with one speaker left out of training altogether, tested on that speaker's clips and unseen photos."""
+
+from benchmarks import record
+from benchmarks.odd_one_out import data, figures, recipe, trained
+
+SPEAKERS = ("theo",)
+
+
+def main() -> None:
+    """Train once a speaker."""
+    rows = []
+    for speaker in SPEAKERS:
+        model, minutes = trained(f"without-{speaker}", recipe(data(speaker)))
+        rows.append({"speaker": speaker, "minutes": minutes, **figures(model, "left_out")})
+        record.write("left_out", {"rows": rows})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Tables in docs/ and the figures in README.md, made from results/*.json and from nothing else."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import read
+from triptych.artifact import write_file
+from triptych.console import human_bytes, percent
+
+ROOT = Path(__file__).parents[1]
+
+
+def main() -> None:
+    """Write docs/results.md and the figures of README.md."""
+    write_file(ROOT / "docs" / "results.md", results())
+    readme = ROOT / "README.md"
+    write_file(readme, with_figures(readme.read_text()))
+
+
+def results() -> str:
+    """The page of all tables that have been measured."""
+    parts = ["# Results\n\nEvery figure here was measured by a script in `benchmarks/` and is read from `benchmarks/results/`.\n"]
+    for name, title, make in (
+        ("demo", "The demo: before and after", demo),
+        ("left_out", "A speaker that training never heard", left_out),
+        ("overhead", "What the training loop costs", overhead),
+        ("grid", "Every encoder with every fusion", grid),
+        ("methods", "Every compression method", methods),
+    ):
+        found = read(name)
+        if found:
+            parts.append(f"## {title}\n\n{make(found)}\n{measured(found)}\n")
+    return "\n".join(parts)
+
+
+def demo(found: dict[str, Any]) -> str:
+    """The table that matters, and how long it took."""
+    before, after, contract = found["before"], found["after"], found["contract"]
+    fp32 = next(e for e in found["engines"] if e["engine"] == "OpenVINO" and e["model"] == "original")["latency_ms"]["p50"]
+    ms = (before["latency_ms"]["p50"], after["latency_ms"]["p50"])
+    low, high = contract["interval"]
+    rows = [
+        ["bytes on disk", human_bytes(before["bytes"]), human_bytes(after["bytes"]), f"{before['bytes'] / after['bytes']:.1f}x smaller"],
+        ["one sample, against PyTorch fp32", f"{ms[0]:.2f} ms", f"{ms[1]:.2f} ms", f"{ms[0] / ms[1]:.1f}x faster"],
+        ["one sample, against OpenVINO fp32", f"{fp32:.2f} ms", f"{ms[1]:.2f} ms", f"{fp32 / ms[1]:.1f}x faster"],
+        [
+            "accuracy on unseen signers and takes",
+            percent(before["quality"]["all"], 2),
+            percent(after["quality"]["all"], 2),
+            f"{percent(contract['kept'])} kept ({percent(low)} to {percent(high)})",
+        ],
+    ]
+    for name, kept in contract["per_modality"].items():
+        low, high = kept["interval"]
+        rows.append(
+            [
+                f"accuracy without {name}",
+                percent(before["quality"]["without"][name], 2),
+                percent(after["quality"]["without"][name], 2),
+                f"contribution {percent(kept['kept'])} kept ({percent(low)} to {percent(high)})",
+            ]
+        )
+    took = f"{found['seconds'] / 60:.1f} minutes from data to report, {human_bytes(found['peak_bytes'])} of memory at most."
+    return table(["", "original", "compressed", "95 % interval"], rows) + f"\n{took}\n"
+
+
+def left_out(found: dict[str, Any]) -> str:
+    """Accuracy on the speaker that was left out."""
+    rows = [[row["speaker"], percent(row["accuracy"], 2), f"{row['minutes']:.1f}"] for row in found["rows"]]
+    return table(["speaker left out", "accuracy", "minutes to train"], rows)
+
+
+def overhead(found: dict[str, Any]) -> str:
+    """One sentence."""
+    r = found["ratio"]
+    return (
+        f"Time of the loop over that of a plain hand-written one, same model, data and batches of {found['batch']}: "
+        f"median {r['median']:.3f} (middle half {r['low']:.3f} to {r['high']:.3f}) over {len(found['pairs'])} alternating pairs.\n"
+    )
+
+
+def grid(found: dict[str, Any]) -> str:
+    """Encoders by fusions."""
+    rows = [
+        [
+            row["encoder"],
+            row["fusion"],
+            percent(row["accuracy"]),
+            f"{row['parameters']:,}",
+            f"{row['latency_ms']['torch']:.2f}",
+            f"{row['latency_ms']['openvino']:.2f}",
+            f"{row['minutes']:.1f}",
+        ]
+        for row in found["rows"]
+    ]
+    head = ["encoder", "fusion", "accuracy", "parameters", "ms in PyTorch", "ms in OpenVINO", "minutes to train"]
+    return f"{found['steps']} steps of 128 each; nothing is tuned by row.\n\n" + table(head, rows)
+
+
+def methods(found: dict[str, Any]) -> str:
+    """Methods alone and combined."""
+    rows = [
+        [
+            row["method"],
+            f"{row['smaller']:.1f}x",
+            f"{row['latency_ms']['PyTorch fp32'] / row['latency_ms']['OpenVINO compressed']:.1f}x",
+            f"{row['latency_ms']['OpenVINO fp32'] / row['latency_ms']['OpenVINO compressed']:.1f}x",
+            percent(row["accuracy"], 2),
+            f"{percent(row['kept']['point'])} ({percent(row['kept']['interval'][0])} to {percent(row['kept']['interval'][1])})",
+            percent(min(row["modalities"].values())),
+            f"{row['minutes']:.1f}",
+        ]
+        for row in found["rows"]
+    ]
+    head = ["method", "smaller", "faster than PyTorch", "than OpenVINO fp32", "accuracy", "kept", "weakest modality kept", "minutes"]
+    return f"Recovering methods train for {found['steps']} steps.\n\n" + table(head, rows)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def measured(found: dict[str, Any]) -> str:
+    """Where and when."""
+    where = found["environment"]
+    versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
+    return f"{where['date']}, {where['cpu']}, {where['threads']} threads; {versions}.\n"
+
+
+def with_figures(readme: str) -> str:
+    """The README with the block between its markers made anew."""
+    found = read("demo")
+    block = f"{demo(found)}\n{measured(found)}" if found else ""
+    return re.sub(r"(<!-- figures -->\n).*?(<!-- /figures -->)", lambda m: f"{m[1]}{block}{m[2]}", readme, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    main()
