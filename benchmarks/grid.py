@@ -9,10 +9,14 @@ from triptych.recipe import InputSettings
 
 STEPS = 400
 SMALL = {
-    "cnn": ({"name": "cnn", "stem": 24, "stem_kernel": 5, "stem_stride": 4, "widths": [48, 96, 192], "blocks": [1, 1, 1]},) * 2
+    "cnn": (
+        {"name": "cnn", "stem": 24, "stem_kernel": 5, "stem_stride": 4, "widths": [48, 96, 192], "blocks": [1, 1, 1]},
+    )
+    * 2
     + ({"name": "cnn", "widths": [96, 192], "blocks": [1, 1]},),
     "rnn": ({"name": "rnn", "cell": "gru", "hidden": 96, "layers": 2},) * 3,
-    "transformer": ({"name": "transformer", "width": 96, "heads": 4, "layers": 3, "feedforward": 192, "dropout": 0.0},) * 3,
+    "transformer": ({"name": "transformer", "width": 96, "heads": 4, "layers": 3, "feedforward": 192, "dropout": 0.0},)
+    * 3,
     "rbf": ({"name": "rbf", "units": 128, "width": 128},) * 3,
 }
 FUSIONS = {

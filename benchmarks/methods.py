@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from benchmarks import record
-from benchmarks.odd_one_out import WORK, data, recipe, test_rows, trained
+from benchmarks.odd_one_out import WORK, data, held_out, recipe, trained
 from triptych.compress import plan as plans
 from triptych.compress.gate import Contract
 from triptych.compress.planner import Budget
@@ -61,7 +61,7 @@ def main() -> None:
     model, _ = trained("original", recipe(source))
     rows: list[dict[str, Any]] = record.read("methods").get("rows", [])
     done = {row["method"] for row in rows}
-    test = test_rows(model)
+    test = held_out(model)
     for number, (name, plan) in enumerate(methods(model.loaded).items()):
         if name in done:
             continue
@@ -87,7 +87,9 @@ def main() -> None:
                 "minutes": minutes,
             }
         )
-        record.write("methods", {"steps": STEPS, "original": {"bytes": before, "accuracy": outcome.before.mean()}, "rows": rows})
+        record.write(
+            "methods", {"steps": STEPS, "original": {"bytes": before, "accuracy": outcome.before.mean()}, "rows": rows}
+        )
 
 
 if __name__ == "__main__":

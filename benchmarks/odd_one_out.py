@@ -48,14 +48,14 @@ def trained(name: str, wanted: Recipe) -> tuple[TrainedModel, float]:
     return model, float(note.read_text())
 
 
-def test_rows(model: TrainedModel, split: str = "test") -> Samples:
+def held_out(model: TrainedModel, split: str = "test") -> Samples:
     """The held-out rows, as the model reads them."""
     return Samples(model.splits.table(split), model.loaded.processor, model.splits.schema)
 
 
 def figures(model: TrainedModel, split: str = "test") -> dict[str, Any]:
     """Accuracy with all modalities, parameters, and latency of one sample in both engines."""
-    rows = test_rows(model, split)
+    rows = held_out(model, split)
     one = rows.batch([0])
     example = (one.inputs, one.presence)
     engines = {"torch": TorchEngine(model.loaded.model), "openvino": OpenVINOEngine(model.loaded.model, example)}

@@ -30,7 +30,9 @@ def main() -> None:
     few = Samples(splits.table("valid").take(range(BATCH)), processor, splits.schema)
     for start in range(0, len(rows), 1000):  # decode everything once, for both
         rows.batch(range(start, min(start + 1000, len(rows))))
-    settings = wanted.train.model_copy(update={"steps": STEPS, "batch_size": BATCH, "modality_dropout": 0.0, "evaluate_every": 10**6})
+    settings = wanted.train.model_copy(
+        update={"steps": STEPS, "batch_size": BATCH, "modality_dropout": 0.0, "evaluate_every": 10**6}
+    )
 
     def ours() -> None:
         train(make_model(wanted.model, processor.shapes, processor.labels, rows.labels, 0), rows, few, settings)

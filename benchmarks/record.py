@@ -1,6 +1,6 @@
 """Where and when a figure was measured, written beside it."""
 
-import datetime
+import datetime as dt
 import json
 import platform
 from importlib.metadata import version
@@ -19,7 +19,7 @@ PACKAGES = ("torch", "openvino", "transformers", "numpy")
 def write(name: str, content: dict[str, Any]) -> None:
     """Write results/<name>.json with date, processor, threads and versions."""
     where = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "cpu": cpu_name(),
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},

@@ -20,7 +20,9 @@ def main() -> None:
 
 def results() -> str:
     """The page of all tables that have been measured."""
-    parts = ["# Results\n\nEvery figure here was measured by a script in `benchmarks/` and is read from `benchmarks/results/`.\n"]
+    parts = [
+        "# Results\n\nEvery figure here was measured by a script in `benchmarks/` and is read from `benchmarks/results/`.\n"
+    ]
     for name, title, make in (
         ("demo", "The demo: before and after", demo),
         ("left_out", "A speaker that training never heard", left_out),
@@ -37,11 +39,18 @@ def results() -> str:
 def demo(found: dict[str, Any]) -> str:
     """The table that matters, and how long it took."""
     before, after, contract = found["before"], found["after"], found["contract"]
-    fp32 = next(e for e in found["engines"] if e["engine"] == "OpenVINO" and e["model"] == "original")["latency_ms"]["p50"]
+    fp32 = next(e for e in found["engines"] if e["engine"] == "OpenVINO" and e["model"] == "original")["latency_ms"][
+        "p50"
+    ]
     ms = (before["latency_ms"]["p50"], after["latency_ms"]["p50"])
     low, high = contract["interval"]
     rows = [
-        ["bytes on disk", human_bytes(before["bytes"]), human_bytes(after["bytes"]), f"{before['bytes'] / after['bytes']:.1f}x smaller"],
+        [
+            "bytes on disk",
+            human_bytes(before["bytes"]),
+            human_bytes(after["bytes"]),
+            f"{before['bytes'] / after['bytes']:.1f}x smaller",
+        ],
         ["one sample, against PyTorch fp32", f"{ms[0]:.2f} ms", f"{ms[1]:.2f} ms", f"{ms[0] / ms[1]:.1f}x faster"],
         ["one sample, against OpenVINO fp32", f"{fp32:.2f} ms", f"{ms[1]:.2f} ms", f"{fp32 / ms[1]:.1f}x faster"],
         [
@@ -113,7 +122,16 @@ def methods(found: dict[str, Any]) -> str:
         ]
         for row in found["rows"]
     ]
-    head = ["method", "smaller", "faster than PyTorch", "than OpenVINO fp32", "accuracy", "kept", "weakest modality kept", "minutes"]
+    head = [
+        "method",
+        "smaller",
+        "faster than PyTorch",
+        "than OpenVINO fp32",
+        "accuracy",
+        "kept",
+        "weakest modality kept",
+        "minutes",
+    ]
     return f"Recovering methods train for {found['steps']} steps.\n\n" + table(head, rows)
 
 
@@ -134,7 +152,9 @@ def with_figures(readme: str) -> str:
     """The README with the block between its markers made anew."""
     found = read("demo")
     block = f"{demo(found)}\n{measured(found)}" if found else ""
-    return re.sub(r"(<!-- figures -->\n).*?(<!-- /figures -->)", lambda m: f"{m[1]}{block}{m[2]}", readme, flags=re.DOTALL)
+    return re.sub(
+        r"(<!-- figures -->\n).*?(<!-- /figures -->)", lambda m: f"{m[1]}{block}{m[2]}", readme, flags=re.DOTALL
+    )
 
 
 if __name__ == "__main__":

@@ -118,7 +118,8 @@ def test_wrong_usage_is_one_message_and_exit_code_2(run, words, message):
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(ContractBroken("kept too little."), 3), (Stopped("stopped at step 5."), 75), (KeyboardInterrupt(), 75)]
+    ("error", "code"),
+    [(ContractBroken("kept too little."), 3), (Stopped("stopped at step 5."), 75), (KeyboardInterrupt(), 75)],
 )
 def test_exit_codes_tell_scripts_what_happened(run, monkeypatch, error, code):
     from triptych import artifact

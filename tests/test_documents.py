@@ -4,10 +4,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from benchmarks import record, tables
 
 ROOT = Path(__file__).parents[1]
-
-from benchmarks import record, tables
 
 
 def test_the_readmes_figures_are_those_of_the_json():
@@ -67,7 +66,9 @@ def test_the_bundled_data_is_small():
 
 def test_the_readme_shows_the_tree_that_is_there():
     readme = (ROOT / "README.md").read_text()
-    for folder in sorted(p.name for p in (ROOT / "src" / "triptych").iterdir() if p.is_dir() and p.name != "__pycache__"):
+    for folder in sorted(
+        p.name for p in (ROOT / "src" / "triptych").iterdir() if p.is_dir() and p.name != "__pycache__"
+    ):
         assert f"{folder}/" in readme, f"README.md does not show {folder}/"
 
 

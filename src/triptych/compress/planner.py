@@ -110,10 +110,7 @@ def make_plan(
                 break
     if not found:
         raise _nothing_fits(around, survey, budget, smallest)
-    return [
-        _as_plan(c, distil, model_sha256, steps=distil.steps * (1 if i == 0 else 2))
-        for i, c in enumerate(found)
-    ]
+    return [_as_plan(c, distil, model_sha256, steps=distil.steps * (1 if i == 0 else 2)) for i, c in enumerate(found)]
 
 
 def look(around: Surroundings, fixed_bytes: int) -> Survey:

@@ -184,7 +184,8 @@ def _step(
     for part in range(settings.accumulate):
         generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) * 64 + part)
         indices = _rows_of(settings, step, part, len(rows), accelerator)
-        batch = rows.batch(indices, augment=settings.augment, generator=generator)
+        augment = settings.augment and step >= settings.augment_from * settings.total_steps(len(rows))
+        batch = rows.batch(indices, augment=augment, generator=generator)
         batch.presence = drop_modalities(batch.presence, settings.modality_dropout, generator)
         with accelerator.autocast():
             loss = objective(model, batch.to(accelerator.device))

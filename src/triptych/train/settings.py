@@ -40,6 +40,7 @@ class TrainSettings(Settings):
     precision: Literal["fp32", "bf16"] = "fp32"
     modality_dropout: float = Field(0.1, ge=0, lt=1, description="chance of hiding a modality, per sample")
     augment: bool = True
+    augment_from: float = Field(0.0, ge=0, le=1, description="share of the steps before augmentation begins")
     evaluate_every: int | None = Field(None, ge=1, description="steps; default: five times in all")
     early_stopping: int | None = Field(None, ge=1, description="evaluations without gain before stopping")
     checkpoint_seconds: float = Field(30.0, ge=0)

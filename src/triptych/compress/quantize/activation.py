@@ -59,9 +59,7 @@ class Range(Settings):
 
 
 def fake_quantize(x: Float[Tensor, "*shape"], range: Range) -> Float[Tensor, "*shape"]:  # noqa: A002 - the word of the field
-    """The values at the nearest of the range's levels; gradients pass unchanged inside the range and are zero outside
-    it.
-    """
+    """The values at the nearest of the range's levels; gradients pass inside the range and are zero outside it."""
     return torch.fake_quantize_per_tensor_affine(x, range.scale, range.zero, 0, LEVELS - 1)
 
 
@@ -69,8 +67,7 @@ def observe(samples: Float[Tensor, "*shape"], search: Search = "mse", percentile
     """A range for a tensor of which these values were seen.
 
     minmax: their extremes, which one outlier can stretch. percentile: this share of each sign's values inside. mse: the
-    ends that minimise sum (x - Q(x))^2, one end at a time and twice round, over factors 1, 0.99, ..., 0.2 of the
-    extremes.
+    ends that minimise sum (x - Q(x))^2, one at a time and twice round, between 20 % and 100 % of the extremes.
 
     Raises:
         NumericsError: a sample is NaN or infinite.
@@ -92,18 +89,25 @@ def observe(samples: Float[Tensor, "*shape"], search: Search = "mse", percentile
 
 
 def _least_error(x: Float[Tensor, " samples"], low: float, high: float) -> tuple[float, float]:
-    """Shrinks one end at a time while the squared error falls."""
+    """Shrinks one end at a time to where the squared error is least: in steps of 5 %, then of 1 % around the best."""
 
     def error(low: float, high: float) -> float:
         span = Range(low=low, high=high)
         rounded = torch.fake_quantize_per_tensor_affine(x, span.scale, span.zero, 0, LEVELS - 1)
         return float(rounded.sub_(x).square_().sum())
 
-    factors = [1 - i / 100 for i in range(81)]
-    widest = (low, high)
+    def shrunk(end: float, other: float) -> float:
+        def cost(percent: int) -> float:
+            new = end * percent / 100
+            return error(new, other) if end < 0 else error(other, new)
+
+        if end == 0:
+            return end
+        coarse = min(range(100, 19, -5), key=cost)
+        return end * min(range(min(100, coarse + 4), max(20, coarse - 4) - 1, -1), key=cost) / 100
+
+    least, most = low, high
     for _ in range(2):
-        if low < 0:
-            low = min((widest[0] * f for f in factors), key=lambda end: error(end, high))
-        if high > 0:
-            high = min((widest[1] * f for f in factors), key=lambda end: error(low, end))
+        low = shrunk(least, high)
+        high = shrunk(most, low)
     return low, high
