@@ -23,6 +23,7 @@ CASES = {
     "attention": ("attention", {"heads": 4}, WIDTH),
     "attention, concat": ("attention", {"heads": 2, "pool": "concat"}, 3 * WIDTH),
     "bilinear": ("bilinear", {"rank": 5}, 3 * WIDTH + 3 * 5),
+    "bilinear, sums": ("bilinear", {"rank": 6, "window": 3, "vectors": False}, 3 * 2),
 }
 every = pytest.mark.parametrize("case", CASES)
 averaging = pytest.mark.parametrize("case", ["mean", "weighted", "gated", "gated, sigmoid", "attention"])

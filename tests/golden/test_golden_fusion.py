@@ -77,13 +77,23 @@ def attention(fusion, z, presence, settings):
 
 
 def bilinear(fusion, z, presence, settings):
-    fused = [value for vector in z for value in vector]
+    fused = [value for vector in z for value in vector] if settings["vectors"] else []
+    sums = []
     for i in range(len(z)):
         for j in range(i + 1, len(z)):
             first, second = linear(fusion.U[i], z[i]), linear(fusion.V[j - 1], z[j])
             both = presence[i] and presence[j]
-            fused += [a * b if both else 0.0 for a, b in zip(first, second, strict=True)]
-    return fused
+            products = [a * b if both else 0.0 for a, b in zip(first, second, strict=True)]
+            window = settings["window"]
+            sums += [sum(products[start : start + window]) for start in range(0, len(products), window)]
+    if settings["window"] == 1:
+        return fused + sums
+    norm = fusion.norm  # in evaluation: the statistics of training
+    mean, variance = norm.running_mean.tolist(), norm.running_var.tolist()
+    scale, shift = norm.weight.tolist(), norm.bias.tolist()
+    return fused + [
+        (value - mean[f]) / math.sqrt(variance[f] + norm.eps) * scale[f] + shift[f] for f, value in enumerate(sums)
+    ]
 
 
 def draw(name, rng):
@@ -94,13 +104,24 @@ def draw(name, rng):
         "concat": {"hidden": int(rng.integers(1, 6)) if rng.random() < 0.5 else None},
         "gated": {"gate": str(rng.choice(["softmax", "sigmoid"]))},
         "attention": {"heads": int(rng.integers(1, 4)), "pool": str(rng.choice(["mean", "concat"]))},
-        "bilinear": {"rank": int(rng.integers(1, 6))},
+        "bilinear": {
+            "window": (window := int(rng.integers(1, 4))),
+            "rank": window * int(rng.integers(1, 6)),
+            "vectors": True,
+        },
     }.get(name, {})
+    if name == "bilinear" and modalities > 1:
+        settings["vectors"] = bool(rng.random() < 0.5)
     width *= settings.get("heads", 1)
     component = find("fusion", name)
-    fusion = component(component.Config(**settings), modalities, width).double()
+    fusion = component(component.Config(**settings), modalities, width).double().eval()
     for parameter in fusion.parameters():
         parameter.data = torch.from_numpy(rng.normal(size=parameter.shape))
+    for buffer_name, buffer in fusion.named_buffers():
+        if buffer.is_floating_point():
+            buffer.data = torch.from_numpy(
+                rng.uniform(0.5, 2, size=buffer.shape) if "var" in buffer_name else rng.normal(size=buffer.shape)
+            )
     z = torch.from_numpy(rng.normal(size=(batch, modalities, width)))
     presence = torch.from_numpy(rng.random((batch, modalities)) < 0.6)
     return fusion, settings, z, presence

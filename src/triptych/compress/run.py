@@ -4,8 +4,10 @@ Calibration uses training rows, the gate backs off by looking at the valid rows,
 """
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +79,7 @@ def compress(
         BudgetError: no plan fits; nothing was published.
         Stopped: interrupted; the same call continues.
     """
-    identity = {
+    identity: dict[str, Any] = {
         "kind": "compressed",
         "model": original.sha256,
         "data": splits.sha256,
@@ -140,7 +142,7 @@ def _plans(
     budget: Budget,
     distil: plans.Distil,
     work: Path,
-    identity: dict[str, object],
+    identity: Mapping[str, Any],
 ) -> list[plans.Plan]:
     """Search for plans, or read those that an earlier, stopped run of the same identity found."""
     folder = work / "plans"

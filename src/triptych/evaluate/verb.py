@@ -1,5 +1,6 @@
 """`triptych evaluate`: one model, or two on the same rows."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def evaluate_models(
         run = engine_for(loaded, samples, engine)
         quality = measure(run, loaded.model.task, samples, label=f"evaluate {folder}")
         one = samples.batch([0])
-        speed = latency(lambda run=run, one=one: run(one.inputs, one.presence))
+        speed = latency(partial(run, one.inputs, one.presence))
         qualities.append(quality)
         found[role] = {
             "folder": str(folder),

@@ -1,20 +1,22 @@
 """Low-rank bilinear pooling: products of every pair of modalities in few dimensions, beside the vectors themselves.
 
-In words: for each pair i < j, (U_i z_i) * (V_j z_j), element by element; a pair with an absent member gives 0. The
-result is [z_1, ..., z_M, all products].
+In words: for each pair i < j, (U_i z_i) * (V_j z_j), element by element, summed over windows of `window` neighbours and
+normalised over the batch; a pair with an absent member gives 0 before the norm. The result is [z_1, ..., z_M, all
+products], or with `vectors=False` the products alone, for tasks that lie in how the modalities agree.
 
-Shapes: "batch modalities width" -> "batch modalities * width + pairs * rank"; M modalities make M (M - 1) / 2 pairs.
+Shapes: "batch modalities width" -> "batch modalities * width + pairs * rank / window"; M modalities make M (M - 1) / 2
+pairs. With window w each sum is a similarity in w dimensions.
 
 Source: Kim et al., Hadamard Product for Low-rank Bilinear Pooling, ICLR 2017, section 3, whose last projection is
-the task's first layer here; Ben-younes et al., MUTAN: Multimodal Tucker Fusion for Visual Question Answering, ICCV
-2017.
+the task's first layer here; Yu et al., Multi-modal Factorized Bilinear Pooling, ICCV 2017, section 3.1, for the sums
+(batch norm in place of their power and l2 normalisation).
 """
 
 from itertools import combinations
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import PositiveInt
+from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
 
 from triptych.registry import register
@@ -26,9 +28,18 @@ class BilinearFusion(nn.Module):
     """[z_1, ..., z_M, (U_1 z_1) * (V_2 z_2), ...]."""
 
     class Config(Settings):
-        """`rank` of each pair's product."""
+        """`rank` of each pair's product, the `window` it is summed over, and whether the vectors stand beside it."""
 
         rank: PositiveInt = 32
+        window: PositiveInt = 1
+        vectors: bool = True
+
+        @model_validator(mode="after")
+        def whole_windows(self) -> "BilinearFusion.Config":
+            """Refuses a window that does not divide the rank."""
+            if self.rank % self.window:
+                raise ValueError(f"a window of {self.window} does not divide the rank of {self.rank}")
+            return self
 
     def __init__(self, config: Config, modalities: int, width: int) -> None:
         super().__init__()
@@ -36,7 +47,10 @@ class BilinearFusion(nn.Module):
         # The last modality never stands first in a pair, and the first never second: they need no such map.
         self.U = nn.ModuleList(nn.Linear(width, config.rank) for _ in range(modalities - 1))
         self.V = nn.ModuleList(nn.Linear(width, config.rank) for _ in range(modalities - 1))
-        self.out_width = modalities * width + len(self.pairs) * config.rank
+        self.window, self.vectors = config.window, config.vectors
+        features = len(self.pairs) * config.rank // config.window
+        self.norm = nn.BatchNorm1d(features) if config.window > 1 else nn.Identity()
+        self.out_width = features + (modalities * width if config.vectors else 0)
 
     def forward(
         self, z: Float[Tensor, "batch modalities width"], presence: Bool[Tensor, "batch modalities"]
@@ -45,8 +59,9 @@ class BilinearFusion(nn.Module):
         present = presence.unsqueeze(-1).to(z.dtype)
         first = [U(z[:, i]) * present[:, i] for i, U in enumerate(self.U)]
         second = [V(z[:, j]) * present[:, j] for j, V in enumerate(self.V, start=1)]
-        products = [first[i] * second[j - 1] for i, j in self.pairs]
-        return torch.cat([z.flatten(1), *products], dim=1)
+        products = torch.cat([first[i] * second[j - 1] for i, j in self.pairs], dim=1)
+        sums = self.norm(products.unflatten(1, (-1, self.window)).sum(-1))
+        return torch.cat([z.flatten(1), sums], dim=1) if self.vectors else sums
 
     def widths(self) -> list[Width]:
         """None: all features are read outside the fusion."""

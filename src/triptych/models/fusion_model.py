@@ -183,21 +183,19 @@ class FusionModel(PreTrainedModel):
 
     def widths(self) -> list[Width]:
         """Every width that may shrink, named from the top of the model."""
-        found: list[Width] = []
-        for name, encoder in self.encoders.items():
-            if hasattr(encoder, "widths"):
-                found += prefixed(f"encoders.{name}", encoder.widths())
-        return found + prefixed("fusion", self.fusion.widths()) + prefixed("task", self.task.widths())
+        shrinking = {prefix: part for prefix, part in self._parts().items() if hasattr(part, "widths")}
+        return [width for prefix, part in shrinking.items() for width in prefixed(prefix, part.widths())]
 
     def droppable(self) -> list[str]:
         """Residual blocks that may be left out whole, named from the top of the model."""
-        return [
-            f"encoders.{name}.{block}"
-            for name, encoder in self.encoders.items()
-            if hasattr(encoder, "droppable")
-            for block in encoder.droppable()
-            if f"encoders.{name}.{block}" not in self.config.dropped
-        ]
+        holding = {prefix: part for prefix, part in self._parts().items() if hasattr(part, "droppable")}
+        names = [f"{prefix}.{block}" for prefix, part in holding.items() for block in part.droppable()]
+        return [name for name in names if name not in self.config.dropped]
+
+    def _parts(self) -> dict[str, Any]:
+        """The modules that may say what of them can go, by their name from the top of the model."""
+        encoders = {f"encoders.{name}": encoder for name, encoder in self.encoders.items()}
+        return {**encoders, "fusion": self.fusion, "task": self.task}
 
 
 AutoConfig.register("triptych", FusionConfig)

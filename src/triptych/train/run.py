@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from triptych import artifact, console
 from triptych.data.check import check
@@ -47,7 +48,7 @@ def train_recipe(recipe: Recipe, out: Path, *, strict: bool = False) -> TrainedM
             f"No column of {recipe.data.path} is known to be the target.",
             f"Name it with --target; the columns are: {', '.join(f.name for f in splits.schema.fields)}.",
         )
-    identity = {
+    identity: dict[str, Any] = {
         "kind": "model",
         "data": splits.sha256,
         "recipe": recipe.model_dump(mode="json", exclude={"data": {"path"}}),

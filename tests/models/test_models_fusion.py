@@ -1,0 +1,122 @@
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModel
+
+from triptych.compress.passes import fold_norms, state_shapes
+from triptych.compress.prune.width import shrink
+from triptych.data.samples import Samples
+from triptych.errors import InputError
+from triptych.models.components import components
+from triptych.models.fusion_model import FusionConfig, FusionModel
+from triptych.models.make import make_model
+from triptych.models.summary import example_inputs, summarize
+from triptych.recipe import ModelSettings
+
+
+@pytest.fixture
+def model(tiny_trained):
+    import copy
+
+    return copy.deepcopy(tiny_trained.loaded.model)
+
+
+@pytest.fixture
+def batch(tiny_trained):
+    loaded = tiny_trained.loaded
+    return Samples(tiny_trained.splits.table("test"), loaded.processor, tiny_trained.splits.schema).batch(range(16))
+
+
+def test_save_pretrained_and_the_auto_classes_give_the_same_model(model, batch, tmp_path):
+    model.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path).eval()
+    assert isinstance(again, FusionModel)
+    assert torch.equal(model(batch.inputs, batch.presence).logits, again(batch.inputs, batch.presence).logits)
+
+
+def test_a_pruned_folded_model_reloads_from_its_config_alone(model, batch, tmp_path):
+    for width in model.widths()[:3]:
+        shrink(model, width, torch.arange(width.units // 2))
+    state_shapes(model)
+    fold_norms(model, batch)
+    expected = model(batch.inputs, batch.presence).logits
+    model.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(batch.inputs, batch.presence).logits, expected, rtol=1e-5, atol=1e-6)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in again.modules())
+
+
+def test_an_absent_modality_is_the_learned_token_whatever_its_cell_holds(model, batch):
+    absent = batch.without("sound")
+    noise = {**absent.inputs, "sound": torch.randn_like(absent.inputs["sound"])}
+    one = model(absent.inputs, absent.presence)
+    two = model(noise, absent.presence)
+    assert torch.equal(one.logits, two.logits)
+    place = model.fields.index("sound")
+    assert torch.equal(one.modalities[:, place], model.absent[place].expand(16, -1))
+
+
+def test_a_row_without_any_modality_still_has_a_finite_answer(model, batch):
+    nothing = torch.zeros_like(batch.presence)
+    assert model(batch.inputs, nothing).logits.isfinite().all()
+
+
+def test_presence_left_out_means_all_are_there(model, batch):
+    everything = torch.ones_like(batch.presence)
+    assert torch.equal(model(batch.inputs).logits, model(batch.inputs, everything).logits)
+
+
+def test_components_own_every_parameter_once(model):
+    parts = components(model)
+    for name, _ in model.named_parameters():
+        assert sum(part.owns(name) for part in parts) == 1, name
+    assert {part.role for part in parts} == {"encoder", "connector", "embedding", "fusion", "head"}
+    encoder = next(part for part in parts if part.name == "picture.encoder")
+    assert encoder.modalities == ("picture",)
+
+
+def test_the_summary_counts_every_weight_layer(model):
+    rows = summarize(model)
+    layers = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding, nn.LSTM, nn.GRU)
+    expected = sum(sum(p.numel() for p in m.parameters()) for m in model.modules() if isinstance(m, layers))
+    assert sum(row.parameters for row in rows) == expected
+    linear = next(row for row in rows if row.name == "task.output")
+    assert linear.macs == 16 * 2  # 16 hidden features, 2 classes
+    conv = next(row for row in rows if row.name == "encoders.picture.stem.conv")
+    channels, height, width = conv.output
+    assert conv.macs == channels * 3 * 9 * height * width
+
+
+def test_example_inputs_have_the_shapes_of_the_config(model):
+    inputs = example_inputs(model, batch=3)
+    assert inputs["picture"].shape == (3, 3, 16, 16)
+    assert inputs["word"].dtype == torch.long
+
+
+def test_an_encoder_for_another_kind_of_column_is_refused_by_name(tiny_trained):
+    settings = ModelSettings.model_validate({"inputs": {"word": {"encoder": {"name": "mlp"}}}})
+    shapes = tiny_trained.loaded.processor.shapes
+    rows = Samples(tiny_trained.splits.table("train"), tiny_trained.loaded.processor, tiny_trained.splits.schema)
+    with pytest.raises(
+        InputError, match=r"Encoder 'mlp' does not read text, which column 'word' holds\. It reads: category, number"
+    ):
+        make_model(settings, shapes, ("same", "other"), rows.labels, 0)
+    settings = ModelSettings.model_validate({"inputs": {"words": {}}})
+    with pytest.raises(
+        InputError,
+        match=r"describes the input 'words', which the data does not have\. The inputs are: picture, sound, word",
+    ):
+        make_model(settings, shapes, ("same", "other"), rows.labels, 0)
+    settings = ModelSettings.model_validate({"fusion": {"name": "bilinaer"}})
+    with pytest.raises(InputError, match=r"There is no fusion called 'bilinaer'\. Did you mean 'bilinear'\?"):
+        make_model(settings, shapes, ("same", "other"), rows.labels, 0)
+    settings = ModelSettings.model_validate({"fusion": {"name": "concat", "hiden": 3}})
+    with pytest.raises(
+        InputError, match=r"The settings of fusion ConcatFusion do not fit \(hiden: .*\)\. It takes: hidden"
+    ):
+        make_model(settings, shapes, ("same", "other"), rows.labels, 0)
+
+
+def test_a_model_without_inputs_is_refused():
+    with pytest.raises(InputError, match="at least one input"):
+        FusionModel(FusionConfig())
