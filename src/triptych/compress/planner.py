@@ -12,6 +12,8 @@ measured once, by rounding that layer alone to few bits and running the model.
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -32,15 +34,17 @@ from triptych.compress.quantize.rounding import quantize_weight
 from triptych.data.batch import Batch
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.errors import BudgetError, InputError
+from triptych.evaluate.size import size_bytes
 from triptych.evaluate.speed import latency
 from triptych.models.fusion_model import FusionModel
+from triptych.models.store import write_model
 from triptych.structure import Settings
 
 WIDTHS = (1.0, 0.85, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.15)
 SCHEMES = ("w8a8", "w6a8", "w5a8", "w4a8")
 WEIGHT_ONLY = ("w8g32", "w4g32")  # embeddings and recurrent layers have no integer products
 TOLERANCE = 0.02  # nats of KL that rounding may cost in all before narrowing is preferred
-OVERHEAD = 1.02  # headers, names and scales of the container beside the weights
+BESIDE = 8_000  # bytes of the plan and the manifest that will stand beside the model's own files
 
 
 class Budget(Settings):
@@ -69,19 +73,17 @@ class Survey:
     scores: dict[str, Tensor]
     costs: dict[str, float]
     harms: dict[str, dict[str, float]]
-    fixed_bytes: int
     widths: dict[str, int] = field(default_factory=dict)
 
 
 def make_plan(
-    around: Surroundings, budget: Budget, *, fixed_bytes: int, distil: plans.Distil, model_sha256: str, count: int = 3
+    around: Surroundings, budget: Budget, *, distil: plans.Distil, model_sha256: str, count: int = 3
 ) -> list[plans.Plan]:
     """Plans that meet the budget, the preferred one first.
 
     Args:
         around: the original and the rows.
         budget: what may be spent.
-        fixed_bytes: of the model folder's other files (processor, config).
         distil: how a narrowed model is healed.
         model_sha256: of the original, written into the plan.
         count: how many plans at most.
@@ -89,31 +91,28 @@ def make_plan(
     Raises:
         BudgetError: nothing fits; says the smallest that does.
     """
-    survey = look(around, fixed_bytes)
+    survey = look(around)
     found: list[Candidate] = []
-    smallest: Candidate | None = None
     with console.progress("plan", len(WIDTHS), unit="width") as advance:
         for share in WIDTHS:
-            candidate = _candidate(around, survey, share, budget)
+            made = _candidate(around, survey, share, budget)
             advance(1, note=f"width {share:.0%}")
-            if candidate is None:
+            if made is None or (made[0].harm > TOLERANCE and share != WIDTHS[-1]):
                 continue
-            smallest = candidate
-            if candidate.harm > TOLERANCE and share != WIDTHS[-1]:
-                continue
+            candidate, state = made
             if budget.latency_ms is not None:
-                candidate.latency_ms = timed(around, survey, candidate)
+                candidate.latency_ms = timed(around, state)
                 if candidate.latency_ms > budget.latency_ms:
                     continue
             found.append(candidate)
             if len(found) == count:
                 break
     if not found:
-        raise _nothing_fits(around, survey, budget, smallest)
+        raise _nothing_fits(around, survey, budget)
     return [_as_plan(c, distil, model_sha256, steps=distil.steps * (1 if i == 0 else 2)) for i, c in enumerate(found)]
 
 
-def look(around: Surroundings, fixed_bytes: int) -> Survey:
+def look(around: Surroundings) -> Survey:
     """Score the units, and measure what each rounding of each layer costs, on calibration rows."""
     model = around.teacher
     batches = around.calibration(256)
@@ -130,7 +129,7 @@ def look(around: Surroundings, fixed_bytes: int) -> Survey:
             advance(1, note=name)
     widths = {width.name: width for width in model.widths()}
     costs = {name: float(_owned_parameters(model, width) / width.units) for name, width in widths.items()}
-    return Survey(scores, costs, harms, fixed_bytes, {name: width.units for name, width in widths.items()})
+    return Survey(scores, costs, harms, {name: width.units for name, width in widths.items()})
 
 
 def narrowed(around: Surroundings, keep: Mapping[str, int], survey: Survey) -> FusionModel:
@@ -141,39 +140,57 @@ def narrowed(around: Surroundings, keep: Mapping[str, int], survey: Survey) -> F
     return model
 
 
-def timed(around: Surroundings, survey: Survey, candidate: Candidate) -> float:
-    """Milliseconds of one sample: the candidate is built, rounded, compiled and run here."""
-    model = narrowed(around, candidate.keep, survey)
-    batch = around.calibration(1)[0]
+def built(around: Surroundings, survey: Survey, candidate: Candidate) -> passes.State:
+    """The candidate with its real shapes and grids, rounded to nearest: good for counting and timing, not for answers."""
+    state = passes.State(narrowed(around, candidate.keep, survey))
     step = plans.Quantise(method="rtn", rows=8, range="minmax", layers=candidate.layers)
-    state = passes.State(model)
-    passes.quantise(state, step, around)
+    with console.muted():
+        passes.quantise(state, step, around)
+    return state
+
+
+def timed(around: Surroundings, state: passes.State) -> float:
+    """Milliseconds of one sample through a built candidate, compiled and run here."""
+    batch = around.calibration(1)[0]
     engine = OpenVINOEngine(state.model, (batch.inputs, batch.presence), state.quantized)
     return latency(lambda: engine(batch.inputs, batch.presence)).p50_ms
 
 
-def _candidate(around: Surroundings, survey: Survey, share: float, budget: Budget) -> Candidate | None:
-    """The best bits at a width, or None where even the fewest bits are too many bytes."""
+def stored(around: Surroundings, state: passes.State) -> int:
+    """Bytes of a built candidate's folder."""
+    with TemporaryDirectory() as folder:
+        write_model(Path(folder), state.model, around.rows.processor, state.quantized)
+        return size_bytes(Path(folder)) + BESIDE
+
+
+def _candidate(
+    around: Surroundings, survey: Survey, share: float, budget: Budget
+) -> tuple[Candidate, passes.State] | None:
+    """The best bits at a width, built; None where even the fewest bits are too many bytes."""
     keep: dict[str, int] = {}
     if share < 1:
         chosen = allocate(survey.scores, survey.costs, share, floor=share / 2, multiple=_multiples(survey))
         keep = {name: len(units) for name, units in chosen.items() if len(units) < survey.widths[name]}
-    model = narrowed(around, keep, survey) if keep else copy.deepcopy(around.teacher)
+    model = narrowed(around, keep, survey)
     passes.fold_norms(model, around.calibration(2)[0])
-    views = weights(model)
     options = {
         name: [Option(s, {"bytes": _bytes(view, s)}, survey.harms[name][s]) for s in schemes_for(view)]
-        for name, view in views.items()
+        for name, view in weights(model).items()
     }
-    dense = sum(p.numel() for n, p in model.state_dict().items() if n not in views) * 4
-    fixed = {"bytes": survey.fixed_bytes + dense}
-    limit = np.inf if budget.size_bytes is None else budget.size_bytes / OVERHEAD
-    try:
-        choice = solve(options, {"bytes": limit}, fixed)
-    except BudgetError:
-        return None
-    layers = {name: option.name for name, option in choice.options.items()}
-    return Candidate(share, keep, layers, round(choice.costs["bytes"] * OVERHEAD), choice.loss)
+    limit = np.inf if budget.size_bytes is None else float(budget.size_bytes)
+    fixed = 0.0  # bytes beside the codes: known once a candidate is built, then taken off the limit
+    while True:
+        try:
+            choice = solve(options, {"bytes": limit}, {"bytes": fixed})
+        except BudgetError:
+            return None
+        layers = {name: option.name for name, option in choice.options.items()}
+        candidate = Candidate(share, keep, layers, 0, choice.loss)
+        state = built(around, survey, candidate)
+        candidate.size_bytes = stored(around, state)
+        if candidate.size_bytes <= limit:
+            return candidate, state
+        fixed += candidate.size_bytes - limit if fixed else candidate.size_bytes - choice.costs["bytes"]
 
 
 def _harms(model: FusionModel, name: str, statistics: Any, batches: list[Batch], reference: Tensor) -> dict[str, float]:
@@ -234,14 +251,16 @@ def _as_plan(candidate: Candidate, distil: plans.Distil, sha256: str, steps: int
     return plans.Plan(model=sha256, why=why, predicted=predicted, passes=tuple(steps_of))
 
 
-def _nothing_fits(around: Surroundings, survey: Survey, budget: Budget, smallest: Candidate | None) -> BudgetError:
-    least = smallest or _candidate(around, survey, WIDTHS[-1], Budget())
-    assert least is not None  # without a limit every width has a candidate
+def _nothing_fits(around: Surroundings, survey: Survey, budget: Budget) -> BudgetError:
+    fewest = {name: min(harm, key=lambda s: int(s[1])) for name, harm in survey.harms.items()}
+    chosen = allocate(survey.scores, survey.costs, WIDTHS[-1], floor=WIDTHS[-1] / 2, multiple=_multiples(survey))
+    keep = {name: len(chosen[name]) for name in survey.widths if len(chosen[name]) < survey.widths[name]}
+    state = built(around, survey, Candidate(WIDTHS[-1], keep, fewest, 0, 0.0))
     parts = []
     if budget.size_bytes is not None:
-        parts.append(f"{least.size_bytes:,} bytes")
+        parts.append(f"{stored(around, state):,} bytes")
     if budget.latency_ms is not None:
-        parts.append(f"{timed(around, survey, least):.3f} ms")
+        parts.append(f"{timed(around, state):.3f} ms")
     return BudgetError(
         f"No plan meets the budget: the smallest that is possible here is {' and '.join(parts)}.", "Raise the budget."
     )

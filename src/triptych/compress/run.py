@@ -24,7 +24,7 @@ from triptych.engines.openvino import OpenVINOEngine
 from triptych.errors import BudgetError
 from triptych.evaluate.quality import Quality, conditions, measure
 from triptych.evaluate.size import size_bytes
-from triptych.models.store import WEIGHTS, Loaded, read_model, write_model
+from triptych.models.store import Loaded, read_model, write_model
 
 
 @dataclass
@@ -147,9 +147,7 @@ def _plans(
     """Search for plans, or read those that an earlier, stopped run of the same identity found."""
     folder = work / "plans"
     if not artifact.existing(folder, identity):
-        assert original.folder is not None  # it was read from a folder
-        fixed = size_bytes(original.folder) - (original.folder / WEIGHTS).stat().st_size
-        found = make_plan(around, budget, fixed_bytes=fixed, distil=distil, model_sha256=original.sha256)
+        found = make_plan(around, budget, distil=distil, model_sha256=original.sha256)
         with artifact.publish(folder, identity) as staging:
             for number, plan in enumerate(found):
                 (staging / f"{number}.yaml").write_text(plans.write_plan(plan), encoding="utf-8")

@@ -18,7 +18,7 @@ from triptych.engines.torch import TorchEngine
 from triptych.errors import ContractBroken
 from triptych.evaluate.size import size_bytes
 from triptych.evaluate.speed import latency
-from triptych.models.store import WEIGHTS, Loaded, read_model
+from triptych.models.store import Loaded, read_model
 from triptych.structure import Settings
 
 BYTES = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
@@ -168,8 +168,7 @@ def _dry_run(
 ) -> dict[str, Any]:
     rows, valid = (Samples(splits.table(name), original.processor, splits.schema) for name in ("train", "valid"))
     around = Surroundings(original.model, rows, valid, request.seed)
-    fixed = size_bytes(request.model) - (request.model / WEIGHTS).stat().st_size
-    plan = make_plan(around, budget, fixed_bytes=fixed, distil=distil, model_sha256=original.sha256, count=1)[0]
+    plan = make_plan(around, budget, distil=distil, model_sha256=original.sha256, count=1)[0]
     console.say(plans.write_plan(plan))
     return plan.model_dump(mode="json")
 

@@ -134,6 +134,7 @@ class FusionModel(PreTrainedModel):
         fusion = {key: value for key, value in config.fusion.items() if key != "width"}
         self.fusion = build("fusion", fusion, len(config.inputs), width)
         self.task: Task = build("task", config.task, self.fusion.out_width)
+        self.loss_function = self.task.loss  # transformers warns of models that name no loss
         self._restructure()
         self.post_init()
 

@@ -13,6 +13,7 @@ from triptych.data.splits import Splits, read_splits
 from triptych.errors import InputError
 from triptych.models.make import make_model
 from triptych.models.store import Loaded, read_model, write_model
+from triptych.models.summary import summarize
 from triptych.recipe import Recipe, write_recipe
 from triptych.train.log import read_log
 from triptych.train.loop import train
@@ -67,6 +68,10 @@ def train_recipe(recipe: Recipe, out: Path, *, strict: bool = False) -> TrainedM
     valid = Samples(tables["valid"], processor, splits.schema)
     assert rows.labels is not None  # the schema has a target
     model = make_model(recipe.model, processor.shapes, processor.labels, rows.labels, recipe.train.seed)
+    layers = summarize(model)
+    parameters = sum(p.numel() for p in model.parameters())
+    macs = sum(row.macs for row in layers)
+    console.say(f"{parameters:,} parameters, {macs:,} multiply-adds a sample; `triptych inspect` lists the layers")
     train(model, rows, valid, recipe.train, folder=work)
     with artifact.publish(out, identity) as staging:
         write_model(staging, model, processor)
