@@ -10,6 +10,8 @@ import typer
 from triptych import console
 from triptych.errors import Stopped, TriptychError
 
+INTERRUPTED = 130  # what the parser makes of Ctrl-C
+
 app = typer.Typer(
     name="triptych",
     no_args_is_help=True,
@@ -199,8 +201,10 @@ def main() -> NoReturn:
         result: Any = app(standalone_mode=False)
     except TriptychError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        _fail("Stopped. The same command continues.", Stopped.exit_code)
+    except SystemExit as leave:
+        if leave.code == INTERRUPTED:
+            _fail("Stopped. The same command continues.", Stopped.exit_code)
+        raise
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
     except Exception as error:

@@ -77,6 +77,11 @@ def run_pass(state: State, step: plans.Pass, around: Surroundings, folder: Path)
         quantise(state, step, around)
 
 
+def zeros_kept(model: FusionModel) -> Masks:
+    """Masks of a model that was made sparse, read off its zeros."""
+    return Masks({name: view.parameter.detach() != 0 for name, view in weights(model).items()})
+
+
 def importances(model: FusionModel, method: str, batches: list[Batch]) -> dict[str, Tensor]:
     """A score for every unit of every width, by the registered importance of that name."""
     return find("importance", method)().score(model, model.widths(), batches, _task_loss)
@@ -173,7 +178,10 @@ def quantise(state: State, step: plans.Quantise, around: Surroundings) -> None:
     statistics = collect(model, map(call, batches), sorted(schemes))
     views = weights(model)
     with console.progress("quantise", len(schemes), unit="layer") as advance:
-        for name, scheme in schemes.items():
+        for name, asked in schemes.items():
+            # GPTQ makes up for each rounded weight with the ones after it, pruned ones too; to the nearest, zero stays zero
+            pruned = state.masks is not None and name in state.masks.masks
+            scheme = asked.model_copy(update={"method": "rtn"}) if pruned else asked
             found = statistics[name]
             item = quantize_weight(views[name], scheme, found, search=step.range)
             lost = output_error(views[name].matrix, item.codes.dequantize(), found.moment)

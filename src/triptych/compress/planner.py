@@ -33,6 +33,7 @@ from triptych.compress.quantize.moments import collect
 from triptych.compress.quantize.rounding import quantize_weight
 from triptych.data.batch import Batch
 from triptych.engines.openvino import OpenVINOEngine
+from triptych.engines.torch import TorchEngine
 from triptych.errors import BudgetError, InputError
 from triptych.evaluate.size import size_bytes
 from triptych.evaluate.speed import latency
@@ -48,10 +49,15 @@ BESIDE = 8_000  # bytes of the plan and the manifest that will stand beside the 
 
 
 class Budget(Settings):
-    """What the compressed model may cost; None is no limit. Bytes are those of the model folder, latency of one sample."""
+    """What the compressed model may cost; None is no limit.
+
+    Bytes are those of the model folder. Latency is that of one sample, in milliseconds, or as a share of the original's in
+    PyTorch fp32, which is measured when the plan is made.
+    """
 
     size_bytes: int | None = None
     latency_ms: float | None = None
+    latency_share: float | None = None
 
 
 @dataclass
@@ -91,6 +97,7 @@ def make_plan(
     Raises:
         BudgetError: nothing fits; says the smallest that does.
     """
+    budget = in_milliseconds(around, budget)
     survey = look(around)
     found: list[Candidate] = []
     with console.progress("plan", len(WIDTHS), unit="width") as advance:
@@ -112,6 +119,15 @@ def make_plan(
     return [_as_plan(c, distil, model_sha256, steps=distil.steps * (1 if i == 0 else 2)) for i, c in enumerate(found)]
 
 
+def in_milliseconds(around: Surroundings, budget: Budget) -> Budget:
+    """The budget with its share of the original's latency measured."""
+    if budget.latency_share is None:
+        return budget
+    batch, engine = around.calibration(1)[0], TorchEngine(around.teacher)
+    whole = latency(lambda: engine(batch.inputs, batch.presence)).p50_ms
+    return budget.model_copy(update={"latency_ms": budget.latency_share * whole})
+
+
 def look(around: Surroundings) -> Survey:
     """Score the units, and measure what each rounding of each layer costs, on calibration rows."""
     model = around.teacher
@@ -121,7 +137,7 @@ def look(around: Surroundings) -> Survey:
     passes.fold_norms(folded, batches[0])
     names = list(weights(folded))
     statistics = collect(folded, map(passes.call, batches), names)
-    reference = _log_probabilities(folded, batches)
+    reference = _outputs(folded, batches)
     harms: dict[str, dict[str, float]] = {}
     with console.progress("measure sensitivity", len(names), unit="layer") as advance:
         for name in names:
@@ -204,9 +220,9 @@ def _harms(model: FusionModel, name: str, statistics: Any, batches: list[Batch],
     original = view.parameter.detach().clone()
     with torch.no_grad():
         view.parameter.copy_(rounded[coarsest].dequantize().reshape(original.shape))
-        kl = float(F.kl_div(_log_probabilities(model, batches), reference, log_target=True, reduction="batchmean"))
+        drift = _drift(_outputs(model, batches), reference)
         view.parameter.copy_(original)
-    slope = max(kl, 0.0) / max(errors[coarsest], 1e-30)
+    slope = max(drift, 0.0) / max(errors[coarsest], 1e-30)
     return {text: error * slope for text, error in errors.items()}
 
 
@@ -222,8 +238,15 @@ def _bytes(view: WeightView, text: str) -> int:
 
 
 @torch.no_grad()
-def _log_probabilities(model: FusionModel, batches: list[Batch]) -> Tensor:
-    return torch.cat([model(b.inputs, b.presence).logits for b in batches]).log_softmax(1)
+def _outputs(model: FusionModel, batches: list[Batch]) -> Tensor:
+    return torch.cat([model(b.inputs, b.presence).logits for b in batches])
+
+
+def _drift(outputs: Tensor, reference: Tensor) -> float:
+    """How far answers moved: KL in nats between classes; for a single number half its squared change (a Gaussian's KL)."""
+    if reference.shape[1] == 1:
+        return float(0.5 * (outputs - reference).square().mean())
+    return float(F.kl_div(outputs.log_softmax(1), reference.log_softmax(1), log_target=True, reduction="batchmean"))
 
 
 def _owned_parameters(model: FusionModel, width: Any) -> int:
@@ -282,6 +305,5 @@ def parse_amount(text: str, whole: float, units: Mapping[str, float], what: str)
                 continue
             if value > 0:
                 return value
-    raise InputError(
-        f"{text!r} is not a {what}.", f"Write a share such as 25%, or an amount such as 40{next(iter(units))}."
-    )
+    amount = f", or an amount such as 40{next(iter(units))}" if units else ""
+    raise InputError(f"{text!r} is not a {what}.", f"Write a share such as 25%{amount}.")

@@ -15,7 +15,7 @@ import torch
 from triptych import artifact, console
 from triptych.compress import plan as plans
 from triptych.compress.gate import Contract, Verdict, judge
-from triptych.compress.passes import State, Surroundings, run_pass
+from triptych.compress.passes import State, Surroundings, run_pass, zeros_kept
 from triptych.compress.planner import Budget, make_plan
 from triptych.compress.quantize.layers import weights
 from triptych.data.samples import Samples
@@ -96,35 +96,12 @@ def compress(
     around = Surroundings(original.model, rows, valid, seed)
     done = artifact.existing(out, identity)
     artifact.claim(work, identity)
-    found = [plan] if plan is not None else _plans(original, around, budget, distil or plans.Distil(), work, identity)
-    _check(found, original)
     attempts: list[Attempt] = []
     if not done:
-        before = _quality(original, valid, label="original on valid rows")
-        for number, candidate in enumerate(found, 1):
-            attempt = _carry_out(
-                candidate, number, original, around, work / f"attempt-{number}", before, contract, valid, splits
-            )
-            attempts.append(attempt)
-            over = budget.size_bytes is not None and attempt.size_bytes > budget.size_bytes
-            if over:
-                console.say(
-                    f"attempt {number}: {attempt.size_bytes:,} bytes are over the budget of {budget.size_bytes:,}"
-                )
-            elif not attempt.verdict.broken:
-                break
-            else:
-                console.say(
-                    f"attempt {number} breaks the contract on the valid rows: {'; '.join(attempt.verdict.broken)}"
-                )
-        fitting = [a for a in attempts if budget.size_bytes is None or a.size_bytes <= budget.size_bytes]
-        if not fitting:
-            least = min(a.size_bytes for a in attempts)
-            raise BudgetError(
-                f"Every plan came out larger than the budget of {budget.size_bytes:,} bytes (smallest: {least:,}).",
-                "Raise the budget.",
-            )
-        best = max(fitting, key=lambda a: (not a.verdict.broken, a.quality))
+        found = [plan] if plan else _plans(original, around, budget, distil or plans.Distil(), work, identity)
+        _check(found, original)
+        attempts = _attempts(found, original, around, work, budget, contract, splits)
+        best = _best(attempts, budget)
         chosen = read_model(best.folder)
         with artifact.publish(out, identity) as staging:
             write_model(staging, chosen.model, chosen.processor, chosen.quantized)
@@ -134,6 +111,47 @@ def compress(
     after = _quality(loaded, test, label="compressed on test rows", shuffled=True)
     verdict = judge(contract, before, after, list(test.groups.values()))
     return Compressed(loaded, plans.read_plan(out / "plan.yaml"), before, after, verdict, attempts)
+
+
+def _attempts(
+    found: list[plans.Plan],
+    original: Loaded,
+    around: Surroundings,
+    work: Path,
+    budget: Budget,
+    contract: Contract,
+    splits: Splits,
+) -> list[Attempt]:
+    """Carry out plans in turn until one is within its bytes and keeps the contract on the valid rows."""
+    before = _quality(original, around.valid, label="original on valid rows")
+    attempts: list[Attempt] = []
+    for number, plan in enumerate(found, 1):
+        console.say(f"attempt {number}: {plan.why or 'the given plan'}")
+        folder = _carry_out(plan, original, around, work / f"attempt-{number}", splits)
+        after = _quality(read_model(folder), around.valid, label=f"attempt {number} on valid rows")
+        verdict = judge(contract, before, after, list(around.valid.groups.values()))
+        attempts.append(Attempt(plan, folder, size_bytes(folder), verdict, after.mean()))
+        if budget.size_bytes is not None and attempts[-1].size_bytes > budget.size_bytes:
+            console.say(
+                f"attempt {number}: {attempts[-1].size_bytes:,} bytes, over the {budget.size_bytes:,} of the budget"
+            )
+        elif verdict.broken:
+            console.say(f"attempt {number} breaks the contract on the valid rows: {'; '.join(verdict.broken)}")
+        else:
+            break
+    return attempts
+
+
+def _best(attempts: list[Attempt], budget: Budget) -> Attempt:
+    """The attempt that keeps the contract, or the best that fits."""
+    limit = budget.size_bytes
+    fitting = [attempt for attempt in attempts if limit is None or attempt.size_bytes <= limit]
+    if not fitting:
+        least = min(attempt.size_bytes for attempt in attempts)
+        raise BudgetError(
+            f"Every plan came out larger than {limit:,} bytes; the smallest is {least:,}.", "Raise the budget."
+        )
+    return max(fitting, key=lambda attempt: (not attempt.verdict.broken, attempt.quality))
 
 
 def _plans(
@@ -161,19 +179,8 @@ def _check(found: list[plans.Plan], original: Loaded) -> None:
         plans.check_names(plan, layers=weights(model), widths=widths, blocks=model.droppable())
 
 
-def _carry_out(
-    plan: plans.Plan,
-    number: int,
-    original: Loaded,
-    around: Surroundings,
-    work: Path,
-    before: Quality,
-    contract: Contract,
-    valid: Samples,
-    splits: Splits,
-) -> Attempt:
-    """Do the passes of a plan, each published when it is done; then judge on the valid rows."""
-    console.say(f"attempt {number}: {plan.why or 'the given plan'}")
+def _carry_out(plan: plans.Plan, original: Loaded, around: Surroundings, work: Path, splits: Splits) -> Path:
+    """Do the passes of a plan, each published when it is done; the folder of the last."""
     state = State(copy.deepcopy(original.model))
     folder = work
     for index, step in enumerate(plan.passes):
@@ -186,16 +193,15 @@ def _carry_out(
         folder = work / f"{index + 1}-{step.do}"
         if artifact.existing(folder, identity):
             loaded = read_model(folder)
-            state = State(loaded.model, loaded.quantized, state.masks)
+            sparse = state.masks is not None or isinstance(step, plans.Sparsify)
+            state = State(loaded.model, loaded.quantized, zeros_kept(loaded.model) if sparse else None)
             continue
         torch.manual_seed(around.seed)
         run_pass(state, step, around, work / f"{index + 1}-{step.do}.work")
         with artifact.publish(folder, identity) as staging:
             write_model(staging, state.model, original.processor, state.quantized)
             (staging / "plan.yaml").write_text(plans.write_plan(plan), encoding="utf-8")
-    after = _quality(read_model(folder), valid, label=f"attempt {number} on valid rows")
-    verdict = judge(contract, before, after, list(valid.groups.values()))
-    return Attempt(plan, folder, size_bytes(folder), verdict, after.mean())
+    return folder
 
 
 def _quality(loaded: Loaded, samples: Samples, *, label: str, shuffled: bool = False) -> Quality:

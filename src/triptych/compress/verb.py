@@ -14,10 +14,8 @@ from triptych.compress.planner import Budget, make_plan, parse_amount
 from triptych.compress.run import Compressed, compress
 from triptych.data.samples import Samples
 from triptych.data.splits import Splits, read_splits
-from triptych.engines.torch import TorchEngine
 from triptych.errors import ContractBroken
 from triptych.evaluate.size import size_bytes
-from triptych.evaluate.speed import latency
 from triptych.models.store import Loaded, read_model
 from triptych.structure import Settings
 
@@ -54,7 +52,7 @@ def carry_out(
     began = time.monotonic()
     original = read_model(request.model)
     splits = read_splits(request.data)
-    budget = read_budget(request, original, splits)
+    budget = read_budget(request)
     distil = plans.Distil(steps=request.steps)
     if dry_run:
         return _dry_run(request, original, splits, budget, distil)
@@ -88,19 +86,16 @@ def carry_out(
     return report.model_dump(mode="json")
 
 
-def read_budget(request: Request, original: Loaded, splits: Splits) -> Budget:
+def read_budget(request: Request) -> Budget:
     """The budget in bytes and milliseconds; shares are of the original folder, and of one sample through it in PyTorch."""
-    size = limit = None
+    size = limit = share = None
     if request.size is not None:
         size = int(parse_amount(request.size, size_bytes(request.model), BYTES, "size"))
-    if request.latency is not None:
-        whole = float("nan")
-        if request.latency.strip().endswith("%"):
-            batch = Samples(splits.table("valid"), original.processor, splits.schema).batch([0])
-            engine = TorchEngine(original.model)
-            whole = latency(lambda: engine(batch.inputs, batch.presence)).p50_ms
-        limit = parse_amount(request.latency, whole, MILLISECONDS, "latency")
-    return Budget(size_bytes=size, latency_ms=limit)
+    if request.latency is not None and request.latency.strip().endswith("%"):
+        share = parse_amount(request.latency, 1.0, {}, "latency")
+    elif request.latency is not None:
+        limit = parse_amount(request.latency, 1.0, MILLISECONDS, "latency")
+    return Budget(size_bytes=size, latency_ms=limit, latency_share=share)
 
 
 def show(outcome: Compressed, report: Any) -> None:

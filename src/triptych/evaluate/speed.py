@@ -41,13 +41,18 @@ def latency(call: Callable[[], object], repeats: int = 200, warmup: int = 20) ->
     return interleaved({"call": call}, repeats, warmup).latency["call"]
 
 
-def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int = 200, warmup: int = 20) -> Comparison:
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], repeats: int = 200, warmup: int = 20, block: int = 1, settle: int = 0
+) -> Comparison:
     """Times several calls in turns; the order turns round every time, so that none always follows the same neighbour.
 
     Args:
         calls: candidates by name; the first is what the others are compared with.
         repeats: turns that count.
         warmup: turns before them that do not.
+        block: calls that a candidate times in its turn.
+        settle: calls before them that do not count. Engines keep threads spinning and caches filled for a while after a
+            call; without settling a candidate is timed in its neighbour's wake rather than in steady use.
 
     Raises:
         InputError: nothing to time.
@@ -57,18 +62,23 @@ def interleaved(calls: Mapping[str, Callable[[], object]], repeats: int = 200, w
             f"There is nothing to time: {len(calls)} candidates, {repeats} repeats.", "Give at least one of each."
         )
     names = list(calls)
-    seconds = np.empty((repeats, len(names)))
+    seconds = np.empty((repeats, len(names), block))
     for turn in range(-warmup, repeats):
         for place in range(len(names)):
             which = (place + turn) % len(names)
-            start = perf_counter()
-            calls[names[which]]()
-            seconds[max(turn, 0), which] = perf_counter() - start
-    percentiles = np.percentile(seconds * 1000, [50, 95], axis=0)
-    speedups = np.percentile(seconds[:, :1] / seconds, [50, 25, 75], axis=0)
+            call = calls[names[which]]
+            for _ in range(settle):
+                call()
+            for timed in range(block):
+                start = perf_counter()
+                call()
+                seconds[max(turn, 0), which, timed] = perf_counter() - start
+    percentiles = np.percentile(seconds * 1000, [50, 95], axis=(0, 2))
+    turns = np.median(seconds, axis=2)
+    speedups = np.percentile(turns[:, :1] / turns, [50, 25, 75], axis=0)
     return Comparison(
         latency={
-            name: Latency(p50_ms=p50, p95_ms=p95, repeats=repeats)
+            name: Latency(p50_ms=p50, p95_ms=p95, repeats=repeats * block)
             for name, p50, p95 in zip(names, *percentiles, strict=True)
         },
         speedup={

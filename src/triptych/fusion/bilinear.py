@@ -47,15 +47,17 @@ class BilinearFusion(nn.Module):
         # The last modality never stands first in a pair, and the first never second: they need no such map.
         self.U = nn.ModuleList(nn.Linear(width, config.rank) for _ in range(modalities - 1))
         self.V = nn.ModuleList(nn.Linear(width, config.rank) for _ in range(modalities - 1))
-        self.window, self.vectors = config.window, config.vectors
+        self.window, self.vectors = config.window, config.vectors or modalities == 1  # a single one has no pairs
         features = len(self.pairs) * config.rank // config.window
-        self.norm = nn.BatchNorm1d(features) if config.window > 1 else nn.Identity()
-        self.out_width = features + (modalities * width if config.vectors else 0)
+        self.norm = nn.BatchNorm1d(features) if config.window > 1 and self.pairs else nn.Identity()
+        self.out_width = features + (modalities * width if self.vectors else 0)
 
     def forward(
         self, z: Float[Tensor, "batch modalities width"], presence: Bool[Tensor, "batch modalities"]
     ) -> Float[Tensor, "batch out"]:
         """One vector a sample; an absent modality takes part as its learned token, and in no product."""
+        if not self.pairs:
+            return z.flatten(1)
         present = presence.unsqueeze(-1).to(z.dtype)
         first = [U(z[:, i]) * present[:, i] for i, U in enumerate(self.U)]
         second = [V(z[:, j]) * present[:, j] for j, V in enumerate(self.V, start=1)]

@@ -1,6 +1,7 @@
 """What a model is made of, layer by layer: output shape, parameters and multiply-adds of one sample."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,11 +25,11 @@ class Row:
 @torch.no_grad()
 def summarize(model: FusionModel) -> list[Row]:
     """One row a weight layer, in the order of execution; multiply-adds (MACs) are those of one sample, norms left out."""
-    rows: list[Row] = []
+    rows: dict[str, Row] = {}
     hooks = []
     for name, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Embedding, nn.LSTM, nn.GRU)):
-            hooks.append(module.register_forward_hook(lambda m, _i, out, name=name: rows.append(_row(name, m, out))))
+            hooks.append(module.register_forward_hook(partial(_note, rows, name)))
     training = model.training
     model.eval()
     try:
@@ -37,7 +38,7 @@ def summarize(model: FusionModel) -> list[Row]:
         for hook in hooks:
             hook.remove()
         model.train(training)
-    return rows
+    return list(rows.values())
 
 
 def example_inputs(model: FusionModel, batch: int = 1) -> dict[str, Tensor]:
@@ -50,6 +51,12 @@ def example_inputs(model: FusionModel, batch: int = 1) -> dict[str, Tensor]:
             (batch, *features.shape), 1 if ids else 0, dtype=torch.long if ids else torch.float32
         )
     return inputs
+
+
+def _note(rows: dict[str, Row], name: str, module: nn.Module, _inputs: Any, output: Any) -> None:
+    """Add a call; a layer that is called again adds its multiply-adds, not its parameters."""
+    row = _row(name, module, output)
+    rows[name] = replace(row, macs=row.macs + rows[name].macs) if name in rows else row
 
 
 def _row(name: str, module: nn.Module, output: Any) -> Row:

@@ -29,7 +29,7 @@ from triptych.report.media import picture_uri, sound_uri
 
 MEASURED = (
     "Bytes are those of all files in each model's folder: weights with their scales and zeros, config, processor and manifest.",
-    "Latency is one sample, preprocessing not included, median and 95th percentile of calls that alternate between the engines.",
+    "Latency is one sample, preprocessing not included: median and 95th percentile of blocks of calls that alternate between the engines.",
     "Quality is measured on test rows that neither training, calibration nor the choice of plan has seen.",
     "Intervals are 95 % paired bootstrap intervals over the same rows for both models, whole groups (photos, clips, speakers) at a time.",
     "Peak memory is that of a fresh process that loads the folder and answers 32 rows one by one, above a bare interpreter.",
@@ -107,7 +107,7 @@ def measure_latency(original: Loaded, compressed: Loaded, test: Samples) -> tupl
         "OpenVINO compressed": OpenVINOEngine(compressed.model, example, compressed.quantized),
     }
     calls = {name: (lambda engine=engine: engine(batch.inputs, batch.presence)) for name, engine in engines.items()}
-    return interleaved(calls).latency, torch.get_num_threads()
+    return interleaved(calls, repeats=40, warmup=4, block=10, settle=5).latency, torch.get_num_threads()
 
 
 def _side(loaded: Loaded, quality: Quality, latency: Latency, engine: str, memory: int | None) -> schema.Side:
