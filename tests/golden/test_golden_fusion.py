@@ -86,7 +86,7 @@ def bilinear(fusion, z, presence, settings):
             products = [a * b if both else 0.0 for a, b in zip(first, second, strict=True)]
             window = settings["window"]
             sums += [sum(products[start : start + window]) for start in range(0, len(products), window)]
-    if settings["window"] == 1:
+    if settings["window"] == 1 or not sums:
         return fused + sums
     norm = fusion.norm  # in evaluation: the statistics of training
     mean, variance = norm.running_mean.tolist(), norm.running_var.tolist()

@@ -86,9 +86,7 @@ class OpenVINOEngine:
         self.settings = SETTINGS | ({} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)})
         self._programs: dict[int, ov.CompiledModel] = {}
         self._requests: dict[int, ov.InferRequest] = {}
-        self._views: dict[
-            int, list[np.ndarray]
-        ] = {}  # the requests' own input memory: filled, not passed, at each call
+        self._tensors: dict[int, list[ov.Tensor]] = {}  # the requests' inputs: filled, not passed, at each call
 
     def program(self, batch: int) -> ov.CompiledModel:
         """The program for batches of this size, compiled when it is first asked for."""
@@ -98,9 +96,11 @@ class OpenVINOEngine:
             graph.reshape({port: ov.PartialShape(shape) for port, shape in shapes.items()})
             self._programs[batch] = core().compile_model(graph, "CPU", self.settings)
             request = self._requests[batch] = self._programs[batch].create_infer_request()
-            self._views[batch] = [request.get_input_tensor(place).data for place in range(len(self.inputs))]
-            for view in self._views[batch]:
-                view[...] = 0
+            ports = self._programs[batch].inputs
+            self._tensors[batch] = [ov.Tensor(port.get_element_type(), port.get_shape()) for port in ports]
+            for place, tensor in enumerate(self._tensors[batch]):
+                tensor.data[...] = 0
+                request.set_input_tensor(place, tensor)
         return self._programs[batch]
 
     def __call__(
@@ -118,8 +118,10 @@ class OpenVINOEngine:
         batch = 1 << max(0, count - 1).bit_length()
         self.program(batch)
         tensors = {**inputs, "presence": presence}
-        for view, name in zip(self._views[batch], self.inputs, strict=True):
-            view[:count] = tensors[name].numpy()  # rows beyond are what was there before; no row looks at another
+        for tensor, name in zip(self._tensors[batch], self.inputs, strict=True):
+            tensor.data[:count] = tensors[
+                name
+            ].numpy()  # rows beyond are what was there before; no row looks at another
         request = self._requests[batch]
         request.infer()
         return request.get_output_tensor(0).data[:count].copy()

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float
 from pydantic import PositiveInt, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from triptych.registry import register
 from triptych.structure import Settings, Width
@@ -62,7 +63,7 @@ class BilinearFusion(nn.Module):
         first = [U(z[:, i]) * present[:, i] for i, U in enumerate(self.U)]
         second = [V(z[:, j]) * present[:, j] for j, V in enumerate(self.V, start=1)]
         products = torch.cat([first[i] * second[j - 1] for i, j in self.pairs], dim=1)
-        sums = self.norm(products.unflatten(1, (-1, self.window)).sum(-1))
+        sums = self.norm(self.window * F.avg_pool1d(products.unsqueeze(1), self.window).squeeze(1))
         return torch.cat([z.flatten(1), sums], dim=1) if self.vectors else sums
 
     def widths(self) -> list[Width]:
