@@ -201,15 +201,13 @@ def main() -> NoReturn:
         result: Any = app(standalone_mode=False)
     except TriptychError as error:
         _fail(str(error), error.exit_code)
-    except SystemExit as leave:
-        if leave.code == INTERRUPTED:
-            _fail("Stopped. The same command continues.", Stopped.exit_code)
-        raise
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
     except Exception as error:
         _usage(error)
         raise
+    if result == INTERRUPTED:
+        _fail("Stopped. The same command continues.", Stopped.exit_code)
     sys.exit(result if isinstance(result, int) else 0)
 
 

@@ -48,7 +48,7 @@ def test_the_published_model_runs_compressed_and_alike_in_both_engines(squeezed,
     engine = OpenVINOEngine(outcome.loaded.model, (batch.inputs, batch.presence), outcome.loaded.quantized, threads=1)
     outputs = engine(batch.inputs, batch.presence)
     assert np.abs(outputs - torch_outputs).max() < 0.05 * max(torch_outputs.std(), 0.1)
-    assert {o.precision for o in engine.executed(-1) if o.type in {"Convolution", "FullyConnected"}} & {"i8", "u8"}
+    assert {o.precision for o in engine.executed(1) if o.type in {"Convolution", "FullyConnected"}} & {"i8", "u8"}
 
 
 def test_a_second_call_finds_the_work_done(squeezed, tiny_trained):
@@ -103,8 +103,9 @@ def test_every_kind_of_pass_composes(tiny_trained, tmp_path):
     small = outcome.loaded.model
     assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
     assert small.config.dropped == [block]
-    zeros = np.mean([float((p == 0).float().mean()) for n, p in small.named_parameters() if n in layers])
-    assert zeros > 0.4
+    codes = [parameter for name, parameter in small.named_parameters() if name in layers]
+    zeros = sum(int((c == 0).sum()) for c in codes) / sum(c.numel() for c in codes)
+    assert zeros >= 0.49  # rounding may add zeros, and takes none away
 
 
 def test_a_killed_compression_continues_to_the_same_bytes(tiny_trained, tmp_path, monkeypatch):

@@ -137,6 +137,11 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
             if isinstance(value, tuple) and isinstance(theirs.get(key), list):
                 theirs[key] = tuple(theirs[key])
     optimizer.load_state_dict({"state": sections["state"], "param_groups": groups})
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # Fused steps walk parameter and state through memory side by side, so both need one layout.
+                state[key] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _check_fit(

@@ -4,6 +4,7 @@ All randomness of a step (its rows, augmentation, dropped modalities, dropout) i
 killed and resumed from a checkpoint ends in the same weights, and a checkpoint needs no generator state.
 """
 
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -189,8 +190,10 @@ def _step(
         batch.presence = drop_modalities(batch.presence, settings.modality_dropout, generator)
         with accelerator.autocast():
             loss = objective(model, batch.to(accelerator.device))
-        accelerator.backward(loss / settings.accumulate)
         loss_sum += float(loss.detach())
+        if not math.isfinite(loss_sum):
+            return loss_sum  # before the optimiser spreads it over all weights, so that its origin can be found
+        accelerator.backward(loss / settings.accumulate)
     if settings.clip is not None:
         accelerator.clip_grad_norm_(model.parameters(), settings.clip)
     optimizer.step()
