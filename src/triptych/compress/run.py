@@ -36,7 +36,6 @@ class Attempt:
     size_bytes: int
     verdict: Verdict
     quality: float
-    latency_ms: float = float("nan")
 
 
 @dataclass
