@@ -83,7 +83,7 @@ def main() -> None:
                     "point": outcome.verdict.kept.point,
                     "interval": [outcome.verdict.kept.low, outcome.verdict.kept.high],
                 },
-                "modalities": {n: i.point for n, i in outcome.verdict.modalities.items()},
+                "modalities": {n: kept.interval.point for n, kept in outcome.verdict.modalities.items()},
                 "minutes": minutes,
             }
         )

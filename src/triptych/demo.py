@@ -33,10 +33,10 @@ def run_demo(out: Path, command: str) -> dict[str, Any]:
         data=data,
         out=out / "compressed",
         size="8%",
-        latency="9%",
+        latency="7%",
         keep="98%",
         keep_modality="95%",
-        steps=250,
+        steps=200,
     )
     return carry_out(request, command=command, log=trained.log)
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ def quality(all_, without):
     scores = {"all": np.array(all_, dtype=np.float64)} | {
         f"without:{name}": np.array(values, dtype=np.float64) for name, values in without.items()
     }
-    return Quality("accuracy", scores, np.zeros((len(all_), 2), dtype=np.float32), {})
+    return Quality("accuracy", scores, scores, np.zeros((len(all_), 2), dtype=np.float32), {})
 
 
 ROWS = 2000
@@ -26,7 +28,6 @@ def test_an_equal_model_keeps_everything(before):
     verdict = judge(Contract(keep=0.99, keep_modality=0.99), before, before, [])
     assert not verdict.broken
     assert verdict.kept.point == verdict.kept.low == 1
-    assert verdict.report()["verdict"] == "kept"
 
 
 def test_a_dead_modality_breaks_the_contract_even_where_the_whole_is_kept(before):
@@ -38,7 +39,7 @@ def test_a_dead_modality_breaks_the_contract_even_where_the_whole_is_kept(before
 
 def test_a_modality_that_never_contributed_is_not_judged(before):
     verdict = judge(Contract(keep=0.99, keep_modality=0.99), before, before, [])
-    assert np.isnan(verdict.modalities["noise"].point)
+    assert np.isnan(verdict.modalities["noise"].interval.point)
     assert not verdict.broken
 
 
@@ -49,3 +50,25 @@ def test_the_lower_bound_decides_not_the_point(before):
     verdict = judge(Contract(keep=0.98, keep_modality=0.9), before, after, [])
     assert verdict.kept.point > 0.98 > verdict.kept.low
     assert verdict.broken[0].startswith("quality kept 98.1%, lower bound 97.")
+
+
+def test_coin_tosses_without_a_modality_do_not_widen_the_interval():
+    """Two models that know the same and toss the coin of a tie differently."""
+    tosses = np.random.default_rng(0).integers(0, 2, (2, ROWS)).astype(np.float64)
+    one, other = (
+        replace(quality(RIGHT, {"image": toss}), soft={"all": RIGHT * 0.95, "without:image": np.full(ROWS, 0.49)})
+        for toss in tosses
+    )
+    kept = judge(Contract(keep=0.98, keep_modality=0.97), one, other, []).modalities["image"]
+    assert kept.interval == (1, 1, 1)
+    assert kept.answers == pytest.approx((1 - tosses[1].mean()) / (1 - tosses[0].mean()))
+
+
+def test_confidence_alone_does_not_buy_a_contribution(before):
+    """Answers that lean on the image less, given with more confidence, do not pass."""
+    leaning = HALF.copy()
+    leaning[::10] = 1
+    after = quality(RIGHT, {"image": leaning, "sound": HALF, "noise": RIGHT})
+    after = replace(after, soft=before.soft)
+    verdict = judge(Contract(keep=0.99, keep_modality=0.95), before, after, [])
+    assert verdict.broken == ["contribution of image kept 100.0% in probability, but 80.0% < 95.0% in answers"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from triptych.report import charts, svg
-from triptych.report.schema import CurvePoint, Latency, Report
+from triptych.report.schema import CurvePoint, Kept, Latency, Report
 from triptych.report.svg import Scale
 
 
@@ -94,9 +94,9 @@ def test_tradeoff_of_equal_points_is_drawn() -> None:
 
 
 def test_kept_bar_is_red_only_below_the_promise(report: Report) -> None:
-    assert 'class="lost"' in charts.kept_bar(0.98, (0.97, 0.985), report.contract)
-    assert 'class="lost"' not in charts.kept_bar(0.995, (0.98, 1.0), report.contract)
-    assert charts.kept_bar(None, None, report.contract) == ""
+    assert 'class="lost"' in charts.kept_bar(Kept(keep=0.99, kept=0.98, interval=(0.97, 0.985)), report.contract)
+    assert 'class="lost"' not in charts.kept_bar(Kept(keep=0.99, kept=0.995, interval=(0.98, 1.0)), report.contract)
+    assert charts.kept_bar(Kept(keep=0.99), report.contract) == ""
 
 
 def test_bars_are_as_long_as_their_values() -> None:

@@ -195,7 +195,7 @@ def test_one_modality_and_nothing_else_measured(data: dict[str, Any]) -> None:
     for side in ("before", "after"):
         data[side]["quality"] = {"metric": "mean absolute error", "all": 0.25}
         data[side]["peak_memory_bytes"] = None
-    data["contract"]["per_modality"] = {"text": {}}
+    data["contract"]["per_modality"] = {"text": {"keep": 0.99}}
     text = Page(render(Report.model_validate(data))).text
     assert "text contributed nothing measurable before" in text
     assert "Mean absolute error with" in text
@@ -204,7 +204,7 @@ def test_one_modality_and_nothing_else_measured(data: dict[str, Any]) -> None:
 
 def test_a_broken_promise_is_the_first_thing_said(data: dict[str, Any]) -> None:
     data["contract"]["verdict"] = "broken"
-    data["contract"]["per_modality"]["audio"] = {"kept": 0.93, "interval": (0.91, 0.95)}
+    data["contract"]["per_modality"]["audio"] = {"keep": 0.99, "kept": 0.93, "interval": (0.91, 0.95)}
     text = Page(render(Report.model_validate(data))).text
     assert "Promise broken" in text
     assert "audio keeps 93.0%" in text

@@ -54,7 +54,11 @@ def test_contribution_is_what_removing_costs(report: Report) -> None:
 def test_nan_is_refused_where_a_number_is_due_and_none_where_it_may_lack(data: dict[str, Any]) -> None:
     data["plan"][0]["sqnr_db"] = float("inf")
     assert Report.model_validate(data).plan[0].sqnr_db is None
-    data["contract"]["per_modality"]["text"] = {"kept": float("nan"), "interval": (float("nan"), float("inf"))}
+    data["contract"]["per_modality"]["text"] = {
+        "keep": 0.99,
+        "kept": float("nan"),
+        "interval": (float("nan"), float("inf")),
+    }
     lacking = Report.model_validate(data).contract.per_modality["text"]
     assert (lacking.kept, lacking.interval) == (None, None)
     data["after"]["quality"]["all"] = float("nan")

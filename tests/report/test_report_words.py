@@ -85,7 +85,7 @@ def test_headline_of_a_kept_promise(report: Report) -> None:
 
 def test_headline_of_a_broken_promise_names_the_modality(data: dict[str, Any]) -> None:
     data["contract"]["verdict"] = "broken"
-    data["contract"]["per_modality"]["audio"] = {"kept": 0.93, "interval": (0.91, 0.95)}
+    data["contract"]["per_modality"]["audio"] = {"keep": 0.99, "kept": 0.93, "interval": (0.91, 0.95)}
     broken = words.headline(Report.model_validate(data))
     assert broken.endswith("but the promise is broken: audio keeps 93.0% (91.0 to 95.0%) where 99% was promised.")
 
@@ -105,3 +105,18 @@ def test_speed_in_one_engine_leaves_the_change_of_engine_out(report: Report, dat
     assert words.same_engine(report) == pytest.approx(23.6 / 10.1)
     data["engines"] = data["engines"][::2]
     assert words.same_engine(Report.model_validate(data)) is None
+
+
+def test_each_modality_may_have_a_promise_of_its_own(data: dict[str, Any]) -> None:
+    for item in data["contract"]["per_modality"].values():
+        item["keep"] = 0.95
+    sentence = words.promise(Report.model_validate(data))
+    assert sentence.startswith(
+        "Promised: at least 99% of the quality, and 95% of what each modality contributes to it."
+    )
+
+
+def test_a_promise_that_only_the_answers_break_is_said(data: dict[str, Any]) -> None:
+    sound = {"keep": 0.99, "kept": 1.0, "interval": (0.995, 1.01), "kept_answers": 0.9}
+    data["contract"] |= {"verdict": "broken", "kept": 1.0, "interval": (0.999, 1.001), "per_modality": {"audio": sound}}
+    assert "audio keeps 90.0% by its answers where 99% was promised" in words.headline(Report.model_validate(data))

@@ -6,17 +6,25 @@ Kept quality is quality after over quality before, on the same held-out rows. Wh
 
 The lower bound of a paired 95 % interval decides, and the worst modality counts as much as the whole. A modality that contributed
 nothing before has nothing to keep; it is named, not judged.
+
+Without m a classifier often has to choose between answers that are equally likely, and two good models toss that coin differently.
+So the interval of kept_m is of the probabilities given to the truth, in which there is no coin, ten times narrower than that of the
+answers. The answers have a say too: by them kept_m must reach the promise at the point, so that confidence alone buys nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float64, Shaped
 
 from triptych.evaluate.bootstrap import Interval, kept_contribution, paired_bootstrap
 from triptych.evaluate.quality import Quality
 from triptych.structure import Settings
+
+Rows: TypeAlias = Float64[np.ndarray, " rows"]
+Conditions: TypeAlias = Mapping[str, Rows]
 
 
 class Contract(Settings):
@@ -27,12 +35,25 @@ class Contract(Settings):
 
 
 @dataclass(frozen=True)
+class Kept:
+    """What is left of a modality's contribution: by the probabilities, with an interval, and by the answers."""
+
+    interval: Interval
+    answers: float
+
+    @property
+    def judged(self) -> bool:
+        """Whether the modality contributed anything before."""
+        return bool(np.isfinite(self.interval.point) and np.isfinite(self.answers))
+
+
+@dataclass(frozen=True)
 class Verdict:
     """What was kept, and whether that honours the contract."""
 
     contract: Contract
     kept: Interval
-    modalities: dict[str, Interval]
+    modalities: dict[str, Kept]
 
     @property
     def broken(self) -> list[str]:
@@ -42,23 +63,14 @@ class Verdict:
             found.append(
                 f"quality kept {self.kept.point:.1%}, lower bound {self.kept.low:.1%} < {self.contract.keep:.1%}"
             )
-        for name, interval in self.modalities.items():
-            if np.isfinite(interval.point) and interval.low < self.contract.keep_modality:
-                found.append(
-                    f"contribution of {name} kept {interval.point:.1%}, lower bound {interval.low:.1%} < {self.contract.keep_modality:.1%}"
-                )
+        least = self.contract.keep_modality
+        for name, kept in self.modalities.items():
+            low, words = kept.interval.low, f"contribution of {name} kept {kept.interval.point:.1%}"
+            if kept.judged and low < least:
+                found.append(f"{words}, lower bound {low:.1%} < {least:.1%}")
+            elif kept.judged and kept.answers < least:
+                found.append(f"{words} in probability, but {kept.answers:.1%} < {least:.1%} in answers")
         return found
-
-    def report(self) -> dict[str, object]:
-        """The `contract` object of report.json."""
-        return {
-            "keep": self.contract.keep,
-            "keep_modality": self.contract.keep_modality,
-            "kept": self.kept.point,
-            "interval": [self.kept.low, self.kept.high],
-            "per_modality": {n: {"kept": i.point, "interval": [i.low, i.high]} for n, i in self.modalities.items()},
-            "verdict": "broken" if self.broken else "kept",
-        }
 
 
 def judge(
@@ -66,16 +78,18 @@ def judge(
 ) -> Verdict:
     """Compare two models that were scored on the same rows under the same conditions."""
     kept = paired_bootstrap(before.scores["all"], after.scores["all"], groups, seed=seed)
-    modalities = {
-        condition.split(":")[1]: kept_contribution(
-            before.scores["all"],
-            before.scores[condition],
-            after.scores["all"],
-            after.scores[condition],
-            groups,
-            seed=seed,
-        )
-        for condition in before.scores
-        if condition.startswith("without:")
-    }
+    modalities = {}
+    for condition in before.scores:
+        kind, _, name = condition.partition(":")
+        if kind == "without":
+            soft = _four(before.soft, after.soft, condition)
+            answers = [scores.mean() for scores in _four(before.scores, after.scores, condition)]
+            gained, left = answers[0] - answers[1], answers[2] - answers[3]
+            interval = kept_contribution(*soft, groups, seed=seed)
+            modalities[name] = Kept(interval, float(left / gained) if gained > 0 else float("nan"))
     return Verdict(contract, kept, modalities)
+
+
+def _four(before: Conditions, after: Conditions, removed: str) -> tuple[Rows, Rows, Rows, Rows]:
+    """With all and without the modality, by each model."""
+    return before["all"], before[removed], after["all"], after[removed]

@@ -41,7 +41,7 @@ class State:
     model: FusionModel
     quantized: dict[str, QuantizedWeight] = field(default_factory=dict)
     masks: Masks | None = None
-    notes: dict[str, float] = field(default_factory=dict)
+    sqnr_db: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -185,9 +185,9 @@ def quantise(state: State, step: plans.Quantise, around: Surroundings) -> None:
             found = statistics[name]
             item = quantize_weight(views[name], scheme, found, search=step.range)
             lost = output_error(views[name].matrix, item.codes.dequantize(), found.moment)
-            state.notes[name] = -10 * math.log10(max(lost, 1e-30))  # SQNR of the layer's output in dB
+            state.sqnr_db[name] = -10 * math.log10(max(lost, 1e-30))
             state.quantized[name] = item
-            advance(1, note=f"{name} {state.notes[name]:.0f} dB")
+            advance(1, note=f"{name} {state.sqnr_db[name]:.0f} dB")
     apply(model, state.quantized)
 
 

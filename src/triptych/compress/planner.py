@@ -36,7 +36,7 @@ from triptych.engines.openvino import OpenVINOEngine
 from triptych.engines.torch import TorchEngine
 from triptych.errors import BudgetError, InputError
 from triptych.evaluate.size import size_bytes
-from triptych.evaluate.speed import latency
+from triptych.evaluate.speed import latency, tuned
 from triptych.models.fusion_model import FusionModel
 from triptych.models.store import write_model
 from triptych.structure import Settings
@@ -123,7 +123,8 @@ def in_milliseconds(around: Surroundings, budget: Budget) -> Budget:
     """The budget with its share of the original's latency measured."""
     if budget.latency_share is None:
         return budget
-    batch, engine = around.calibration(1)[0], TorchEngine(around.teacher)
+    batch = around.calibration(1)[0]
+    engine = tuned(lambda threads: TorchEngine(around.teacher, threads=threads), batch)
     whole = latency(lambda: engine(batch.inputs, batch.presence)).p50_ms
     return budget.model_copy(update={"latency_ms": budget.latency_share * whole})
 
@@ -168,7 +169,8 @@ def built(around: Surroundings, survey: Survey, candidate: Candidate) -> passes.
 def timed(around: Surroundings, state: passes.State) -> float:
     """Milliseconds of one sample through a built candidate, compiled and run here."""
     batch = around.calibration(1)[0]
-    engine = OpenVINOEngine(state.model, (batch.inputs, batch.presence), state.quantized)
+    example = (batch.inputs, batch.presence)
+    engine = tuned(lambda threads: OpenVINOEngine(state.model, example, state.quantized, threads), batch)
     return latency(lambda: engine(batch.inputs, batch.presence)).p50_ms
 
 
@@ -183,10 +185,7 @@ def _candidate(
     around: Surroundings, survey: Survey, share: float, budget: Budget
 ) -> tuple[Candidate, passes.State] | None:
     """The best bits at a width, built; None where even the fewest bits are too many bytes."""
-    keep: dict[str, int] = {}
-    if share < 1:
-        chosen = allocate(survey.scores, survey.costs, share, floor=share / 2, multiple=_multiples(survey))
-        keep = {name: len(units) for name, units in chosen.items() if len(units) < survey.widths[name]}
+    keep = _kept_units(survey, share)
     model = narrowed(around, keep, survey)
     passes.fold_norms(model, around.calibration(2)[0])
     options = {
@@ -207,6 +206,15 @@ def _candidate(
         if candidate.size_bytes <= limit:
             return candidate, state
         fixed += candidate.size_bytes - limit if fixed else candidate.size_bytes - choice.costs["bytes"]
+
+
+def _kept_units(survey: Survey, share: float) -> dict[str, int]:
+    """How many units of each width stay, where not all do; channels in multiples of 8 for the kernels."""
+    if share >= 1:
+        return {}
+    multiple = {name: 8 if units >= 32 else 1 for name, units in survey.widths.items()}  # heads one by one
+    chosen = allocate(survey.scores, survey.costs, share, floor=share / 2, multiple=multiple)
+    return {name: len(units) for name, units in chosen.items() if len(units) < survey.widths[name]}
 
 
 def _harms(model: FusionModel, name: str, statistics: Any, batches: list[Batch], reference: Tensor) -> dict[str, float]:
@@ -254,11 +262,6 @@ def _owned_parameters(model: FusionModel, width: Any) -> int:
     return sum(p.numel() for n, p in model.named_parameters() if n in names)
 
 
-def _multiples(survey: Survey) -> dict[str, int]:
-    """Channels in multiples of 8 for the kernels; a width of few units (attention heads) one by one."""
-    return {name: 8 if units >= 32 else 1 for name, units in survey.widths.items()}
-
-
 def _as_plan(candidate: Candidate, distil: plans.Distil, sha256: str, steps: int) -> plans.Plan:
     steps_of: list[Any] = []
     if candidate.keep:
@@ -276,9 +279,8 @@ def _as_plan(candidate: Candidate, distil: plans.Distil, sha256: str, steps: int
 
 def _nothing_fits(around: Surroundings, survey: Survey, budget: Budget) -> BudgetError:
     fewest = {name: min(harm, key=lambda s: int(s[1])) for name, harm in survey.harms.items()}
-    chosen = allocate(survey.scores, survey.costs, WIDTHS[-1], floor=WIDTHS[-1] / 2, multiple=_multiples(survey))
-    keep = {name: len(chosen[name]) for name in survey.widths if len(chosen[name]) < survey.widths[name]}
-    state = built(around, survey, Candidate(WIDTHS[-1], keep, fewest, 0, 0.0))
+    smallest = Candidate(WIDTHS[-1], _kept_units(survey, WIDTHS[-1]), fewest, 0, 0.0)
+    state = built(around, survey, smallest)
     parts = []
     if budget.size_bytes is not None:
         parts.append(f"{stored(around, state):,} bytes")

@@ -4,6 +4,7 @@ Calibration uses training rows, the gate backs off by looking at the valid rows,
 """
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ from triptych.errors import BudgetError
 from triptych.evaluate.quality import Quality, conditions, measure
 from triptych.evaluate.size import size_bytes
 from triptych.models.store import Loaded, read_model, write_model
+
+SQNR = "sqnr_db.json"  # per rounded layer, signal over rounding noise of its output on calibration rows
 
 
 @dataclass
@@ -48,7 +51,7 @@ class Compressed:
     after: Quality
     verdict: Verdict
     attempts: list[Attempt] = field(default_factory=list)
-    notes: dict[str, float] = field(default_factory=dict)
+    sqnr_db: dict[str, float] = field(default_factory=dict)
 
 
 def compress(
@@ -104,12 +107,13 @@ def compress(
         chosen = read_model(best.folder)
         with artifact.publish(out, identity) as staging:
             write_model(staging, chosen.model, chosen.processor, chosen.quantized)
-            (staging / "plan.yaml").write_text(plans.write_plan(best.plan), encoding="utf-8")
+            _write_beside(staging, best.plan, _read_sqnr(best.folder))
     loaded = read_model(out)
     before = _quality(original, test, label="original on test rows", shuffled=True)
     after = _quality(loaded, test, label="compressed on test rows", shuffled=True)
     verdict = judge(contract, before, after, list(test.groups.values()))
-    return Compressed(loaded, plans.read_plan(out / "plan.yaml"), before, after, verdict, attempts)
+    plan = plans.read_plan(out / "plan.yaml")
+    return Compressed(loaded, plan, before, after, verdict, attempts, _read_sqnr(out))
 
 
 def _attempts(
@@ -193,14 +197,27 @@ def _carry_out(plan: plans.Plan, original: Loaded, around: Surroundings, work: P
         if artifact.existing(folder, identity):
             loaded = read_model(folder)
             sparse = state.masks is not None or isinstance(step, plans.Sparsify)
-            state = State(loaded.model, loaded.quantized, zeros_kept(loaded.model) if sparse else None)
+            masks = zeros_kept(loaded.model) if sparse else None
+            state = State(loaded.model, loaded.quantized, masks, _read_sqnr(folder))
             continue
         torch.manual_seed(around.seed)
         run_pass(state, step, around, work / f"{index + 1}-{step.do}.work")
         with artifact.publish(folder, identity) as staging:
             write_model(staging, state.model, original.processor, state.quantized)
-            (staging / "plan.yaml").write_text(plans.write_plan(plan), encoding="utf-8")
+            _write_beside(staging, plan, state.sqnr_db)
     return folder
+
+
+def _write_beside(folder: Path, plan: plans.Plan, sqnr_db: Mapping[str, float]) -> None:
+    """What stands beside a compressed model: its plan, and how well each rounded layer still answers."""
+    (folder / "plan.yaml").write_text(plans.write_plan(plan), encoding="utf-8")
+    if sqnr_db:
+        (folder / SQNR).write_text(json.dumps({name: round(db, 1) for name, db in sqnr_db.items()}), encoding="utf-8")
+
+
+def _read_sqnr(folder: Path) -> dict[str, float]:
+    path = folder / SQNR
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _quality(loaded: Loaded, samples: Samples, *, label: str, shuffled: bool = False) -> Quality:

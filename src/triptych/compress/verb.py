@@ -139,14 +139,14 @@ def show(outcome: Compressed, report: Any) -> None:
     rows.append(
         [outcome.before.metric, f"{outcome.before.mean():.2%}", f"{outcome.after.mean():.2%}", _kept(verdict.kept)]
     )
-    for name, interval in verdict.modalities.items():
+    for name, kept in verdict.modalities.items():
         condition = f"without:{name}"
         rows.append(
             [
                 f"  without {name}",
                 f"{outcome.before.mean(condition):.2%}",
                 f"{outcome.after.mean(condition):.2%}",
-                _kept(interval),
+                _kept(kept.interval),
             ]
         )
     console.table("before and after", ["", "original", "compressed", "95 % interval"], rows)

@@ -4,7 +4,7 @@ Engine classes are found with `registry.find("engine", name)` once their module 
 `(model, example, quantized=None, threads=None)`.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -13,10 +13,12 @@ from torch import Tensor
 Example = tuple[dict[str, Tensor], Tensor]  # inputs by modality, and presence [batch, modalities]
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Something that turns a batch into outputs."""
 
     name: str
+    threads: int | None  # as asked for; None is the engine's own choice
 
     def __call__(
         self, inputs: dict[str, Tensor], presence: Bool[Tensor, "batch modalities"]

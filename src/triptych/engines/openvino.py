@@ -81,7 +81,7 @@ class OpenVINOEngine:
         return engine
 
     def _take(self, graph: ov.Model, threads: int | None) -> None:
-        self.graph = graph
+        self.graph, self.threads = graph, threads
         self.inputs = [port.get_node().get_friendly_name() for port in graph.inputs]
         self.settings = SETTINGS | ({} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)})
         self._programs: dict[int, ov.CompiledModel] = {}

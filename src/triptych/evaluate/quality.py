@@ -22,10 +22,14 @@ Predict = Callable[[dict[str, Tensor], Bool[Tensor, "batch modalities"]], Float[
 
 @dataclass(frozen=True)
 class Quality:
-    """Per-row scores by condition: "all", "without:<field>", "shuffled:<field>", and the outputs under "all"."""
+    """Per-row scores by condition: "all", "without:<field>", "shuffled:<field>", and the outputs under "all".
+
+    `soft` scores the same rows before an answer is decided on (for a classifier, the probability given to the truth).
+    """
 
     metric: str
     scores: dict[str, Float64[np.ndarray, " rows"]]
+    soft: dict[str, Float64[np.ndarray, " rows"]]
     outputs: Float[np.ndarray, "rows outputs"]
     metrics: dict[str, float]
 
@@ -83,7 +87,8 @@ def measure(
             advance(len(rows))
     outputs = {condition: np.concatenate(parts) for condition, parts in collected.items()}
     scores = {condition: task.scores(output, labels) for condition, output in outputs.items()}
-    return Quality(task.metric, scores, outputs["all"], task.metrics(outputs["all"], labels))
+    soft = {condition: task.soft_scores(output, labels) for condition, output in outputs.items()}
+    return Quality(task.metric, scores, soft, outputs["all"], task.metrics(outputs["all"], labels))
 
 
 def _views(

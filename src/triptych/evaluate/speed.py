@@ -5,10 +5,14 @@ take turns, call by call, and are compared within each turn: what slows one turn
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import perf_counter
 
 import numpy as np
+import torch
 
+from triptych.data.batch import Batch
+from triptych.engines import Engine
 from triptych.errors import InputError
 from triptych.structure import Settings
 
@@ -39,6 +43,23 @@ class Comparison(Settings):
 def latency(call: Callable[[], object], repeats: int = 200, warmup: int = 20) -> Latency:
     """Times a call, after some that do not count."""
     return interleaved({"call": call}, repeats, warmup).latency["call"]
+
+
+def tuned(make: Callable[[int], Engine], batch: Batch) -> Engine:
+    """The engine with as many threads as answer this batch soonest: one, or as many as PyTorch may use.
+
+    The products of a small model are over before a second thread has woken up, so more threads are often slower.
+
+    Args:
+        make: an engine with so many threads.
+        batch: what it is to be quick at, most often a single sample.
+    """
+    engines = {str(count): make(count) for count in sorted({1, torch.get_num_threads()})}
+    if len(engines) > 1:
+        calls = {name: partial(engine, batch.inputs, batch.presence) for name, engine in engines.items()}
+        latencies = interleaved(calls, repeats=20, warmup=2, block=10, settle=5).latency
+        return engines[min(latencies, key=lambda name: latencies[name].p50_ms)]
+    return next(iter(engines.values()))
 
 
 def interleaved(

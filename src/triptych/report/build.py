@@ -3,25 +3,27 @@
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
 from triptych.compress import plan as plans
+from triptych.compress.gate import Contract, Kept
 from triptych.compress.quantize.layers import QuantizedWeight, weights
 from triptych.compress.quantize.storage import to_tensors
 from triptych.compress.run import Attempt, Compressed, worst_rows
 from triptych.data.decode import decode_audio, decode_image
 from triptych.data.samples import Samples
 from triptych.data.splits import Splits
+from triptych.engines import Engine
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.engines.torch import TorchEngine
 from triptych.evaluate.memory import peak_memory
 from triptych.evaluate.quality import Quality
 from triptych.evaluate.size import size_bytes
-from triptych.evaluate.speed import Latency, interleaved
+from triptych.evaluate.speed import Latency, interleaved, tuned
 from triptych.models.components import components
 from triptych.models.store import Loaded
 from triptych.report import schema
@@ -29,8 +31,10 @@ from triptych.report.media import picture_uri, sound_uri
 
 MEASURED = (
     "Bytes are those of all files in each model's folder: weights with their scales and zeros, config, processor and manifest.",
-    "Latency is one sample, preprocessing not included: median and 95th percentile of blocks of calls that alternate between the engines.",
+    "Latency is one sample, preprocessing not included: median and 95th percentile of blocks of ten calls.",
+    "The engines take turns, block by block, each with as many threads as suit it best.",
     "Quality is measured on test rows that neither training, calibration nor the choice of plan has seen.",
+    "A modality's contribution is measured in the probability given to the truth, for without the modality answers are often a toss.",
     "Intervals are 95 % paired bootstrap intervals over the same rows for both models, whole groups (photos, clips, speakers) at a time.",
     "Peak memory is that of a fresh process that loads the folder and answers 32 rows one by one, above a bare interpreter.",
 )
@@ -71,7 +75,7 @@ def build_report(
         keep=verdict.contract.keep,
         kept=verdict.kept.point,
         interval=(verdict.kept.low, verdict.kept.high),
-        per_modality={n: schema.Kept(kept=i.point, interval=(i.low, i.high)) for n, i in verdict.modalities.items()},
+        per_modality={n: _kept(kept, verdict.contract) for n, kept in verdict.modalities.items()},
         verdict="broken" if verdict.broken else "kept",
         confidence=0.95,
     )
@@ -81,7 +85,7 @@ def build_report(
         after=after,
         contract=contract,
         components=_components(original, outcome.loaded),
-        environment=_environment(threads),
+        environment=_environment(torch.get_num_threads()),
         data=schema.Data(rows=sum(len(t) for t in splits.tables.values()), sha256=splits.sha256),
         seconds=elapsed,
         title=title,
@@ -89,7 +93,7 @@ def build_report(
         plan=_layers(original, outcome),
         curve=_curve(before, after, outcome.attempts),
         attempts=tuple(_attempt(i, a) for i, a in enumerate(outcome.attempts, 1)),
-        engines=_engines(latencies),
+        engines=_engines(latencies, threads),
         worst=_worst(outcome, test, splits, original),
         training=_training(log),
         measured=MEASURED,
@@ -97,17 +101,29 @@ def build_report(
     )
 
 
-def measure_latency(original: Loaded, compressed: Loaded, test: Samples) -> tuple[dict[str, Latency], int]:
-    """One sample through the original in PyTorch and OpenVINO fp32 and the compressed model in OpenVINO, calls alternating."""
+def _kept(kept: Kept, contract: Contract) -> schema.Kept:
+    bounds = (kept.interval.low, kept.interval.high)
+    return schema.Kept(
+        keep=contract.keep_modality, kept=kept.interval.point, interval=bounds, kept_answers=kept.answers
+    )
+
+
+def measure_latency(original: Loaded, compressed: Loaded, test: Samples) -> tuple[dict[str, Latency], dict[str, int]]:
+    """One sample through the original in PyTorch and OpenVINO fp32 and the compressed model in OpenVINO, calls alternating.
+
+    Each with as many threads as suit it best.
+    """
     batch = test.batch([0])
     example = (batch.inputs, batch.presence)
-    engines = {
-        "PyTorch fp32": TorchEngine(original.model),
-        "OpenVINO fp32": OpenVINOEngine(original.model, example, None),
-        "OpenVINO compressed": OpenVINOEngine(compressed.model, example, compressed.quantized),
+    makers: dict[str, Callable[[int], Engine]] = {
+        "PyTorch fp32": lambda threads: TorchEngine(original.model, threads=threads),
+        "OpenVINO fp32": lambda threads: OpenVINOEngine(original.model, example, None, threads),
+        "OpenVINO compressed": lambda threads: OpenVINOEngine(compressed.model, example, compressed.quantized, threads),
     }
+    engines = {name: tuned(make, batch) for name, make in makers.items()}
     calls = {name: (lambda engine=engine: engine(batch.inputs, batch.presence)) for name, engine in engines.items()}
-    return interleaved(calls, repeats=40, warmup=4, block=10, settle=5).latency, torch.get_num_threads()
+    latencies = interleaved(calls, repeats=40, warmup=4, block=10, settle=5).latency
+    return latencies, {name: engine.threads or torch.get_num_threads() for name, engine in engines.items()}
 
 
 def _side(loaded: Loaded, quality: Quality, latency: Latency, engine: str, memory: int | None) -> schema.Side:
@@ -181,13 +197,19 @@ def _layers(original: Loaded, outcome: Compressed) -> tuple[schema.LayerPlan, ..
                 scheme=_words(item) if item else "fp32",
                 bits=float(item.scheme.weight.bits) if item and item.scheme.weight else 32.0,
                 method=method if item else "",
-                sqnr_db=outcome.notes.get(name),
+                sqnr_db=outcome.sqnr_db.get(name),
                 bytes_before=(then if then is not None else view.parameter).numel() * 4,
                 bytes_after=stored[name],
-                why="",
+                why=_why(item),
             )
         )
     return tuple(rows)
+
+
+def _why(item: QuantizedWeight | None) -> str:
+    if item is None:
+        return "small, or left whole by the plan"
+    return "integer products" if item.input else "looked up or recurrent: no integer product, so only its bytes shrink"
 
 
 def _words(item: QuantizedWeight) -> str:
@@ -211,7 +233,7 @@ def _curve(before: schema.Side, after: schema.Side, attempts: Sequence[Attempt])
 
 def _attempt(number: int, attempt: Attempt) -> schema.Attempt:
     broken = attempt.verdict.broken
-    worst = min(attempt.verdict.modalities.items(), key=lambda item: item[1].low, default=("", None))[0]
+    worst = min(attempt.verdict.modalities.items(), key=lambda item: item[1].interval.low, default=("", None))[0]
     return schema.Attempt(
         label=f"attempt {number}",
         bytes=attempt.size_bytes,
@@ -223,13 +245,14 @@ def _attempt(number: int, attempt: Attempt) -> schema.Attempt:
     )
 
 
-def _engines(latencies: dict[str, Latency]) -> tuple[schema.EngineRow, ...]:
+def _engines(latencies: dict[str, Latency], threads: dict[str, int]) -> tuple[schema.EngineRow, ...]:
     first = next(iter(latencies.values()))
     return tuple(
         schema.EngineRow(
             engine=name.split()[0],
             precision="fp32" if name.endswith("fp32") else "our codes",
             model="original" if name.endswith("fp32") else "compressed",
+            threads=threads[name],
             latency_ms=schema.Latency(p50=item.p50_ms, p95=item.p95_ms),
             ratio=first.p50_ms / item.p50_ms,
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from markupsafe import Markup
 
 from triptych.report import svg, words
-from triptych.report.schema import Contract, CurvePoint, Interval, Latency
+from triptych.report.schema import Contract, CurvePoint, Kept, Latency
 from triptych.report.svg import Real, Scale
 
 WIDTH, HEIGHT = 460, 320
@@ -57,20 +57,21 @@ def history(points: Sequence[tuple[float, float]], say_y: Say, title: str) -> Ma
     return svg.picture(WIDTH, HEIGHT, label, *frame, svg.path(drawn, "curve"), end)
 
 
-def kept_bar(kept: float | None, interval: Interval | None, contract: Contract) -> Markup:
+def kept_bar(item: Kept | Contract, contract: Contract) -> Markup:
     """A kept share with its interval on an axis that all bars of a report share; the tick is the promise."""
+    kept, interval, keep = item.kept, item.interval, item.keep
     if kept is None:
         return Markup()
     x = Scale(*_kept_range(contract), 5, GLYPH_WIDTH - 5)
     middle = GLYPH_HEIGHT / 2
-    colour = "lost" if words.standing(kept, interval, contract.keep) == "broken" else "after"
+    colour = "lost" if words.standing(kept, interval, keep) == "broken" else "after"
     low, high = interval or (kept, kept)
     return svg.picture(
         GLYPH_WIDTH,
         GLYPH_HEIGHT,
         "",
         svg.line(0, middle, GLYPH_WIDTH, middle, "grid"),
-        svg.line(x.at(contract.keep), 0, x.at(contract.keep), GLYPH_HEIGHT, "goal"),
+        svg.line(x.at(keep), 0, x.at(keep), GLYPH_HEIGHT, "goal"),
         svg.line(x.at(low), middle, x.at(high), middle, f"whisker {colour}"),
         svg.tag("circle", cx=x.at(kept), cy=middle, r=4, class_=colour),
         class_="glyph",
@@ -98,9 +99,9 @@ def _bar(value: Real, largest: Real, top: int, kind: str) -> Markup:
 
 
 def _kept_range(contract: Contract) -> tuple[float, float]:
-    items = [(contract.kept, contract.interval), *((i.kept, i.interval) for i in contract.per_modality.values())]
-    values = [v for kept, interval in items for v in (kept, *(interval or ())) if v is not None]
-    low, high = min(*values, contract.keep), max(*values, 1.0)
+    items: list[Contract | Kept] = [contract, *contract.per_modality.values()]
+    values = [value for item in items for value in (item.keep, item.kept, *(item.interval or ())) if value is not None]
+    low, high = min(values), max(*values, 1.0)
     pad = 0.05 * (high - low) or 0.01
     return low - pad, high + pad
 

@@ -29,7 +29,7 @@ def render(report: Report) -> str:
         plan=_by_component(report),
         drawings=_drawings(report),
         histories=_histories(report),
-        bar=lambda item: charts.kept_bar(item.kept, item.interval, report.contract),
+        bar=lambda item: charts.kept_bar(item, report.contract),
         q=lambda value: words.quality(value, report.before.quality.metric),
         change=lambda value: words.difference(value, report.before.quality.metric),
     )

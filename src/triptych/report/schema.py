@@ -92,10 +92,16 @@ class Ratio(Record):
 
 
 class Kept(Record):
-    """The share of a modality's contribution that is left; None where it contributed nothing to begin with."""
+    """The share of a modality's contribution that is left; None where it contributed nothing to begin with.
 
+    `kept` and its interval are of the probability given to the truth, `kept_answers` of the quality metric itself, and `keep` is
+    the share that was promised.
+    """
+
+    keep: float
     kept: Perhaps = None
     interval: PerhapsInterval = None
+    kept_answers: Perhaps = None
 
 
 class Contract(Record):
@@ -189,6 +195,7 @@ class EngineRow(Record):
     engine: str
     precision: str
     model: Literal["original", "compressed"]
+    threads: int | None = None
     latency_ms: Latency
     ratio: float
 

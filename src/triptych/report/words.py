@@ -88,11 +88,11 @@ def standing(kept: Real | None, bounds: Interval | None, keep: Real) -> str:
 
 
 def weakest(contract: Contract) -> tuple[str, Kept] | None:
-    """The modality whose contribution has the lowest bound, if any has one."""
+    """The modality that came closest to breaking the promise, or broke it worst."""
     known = {name: item for name, item in contract.per_modality.items() if item.kept is not None}
     if not known:
         return None
-    return min(known.items(), key=lambda pair: pair[1].interval[0] if pair[1].interval else pair[1].kept or 0.0)
+    return min(known.items(), key=lambda pair: _margin(pair[1]))
 
 
 def headline(report: Report) -> str:
@@ -102,7 +102,7 @@ def headline(report: Report) -> str:
         gains += f" and {compared(report.ratio.latency, 'faster', 'slower', 'equally fast')}"
     contract = report.contract
     if contract.verdict == "kept":
-        kept = _with_interval(Kept(kept=contract.kept, interval=contract.interval), contract.keep)
+        kept = _with_interval(Kept(keep=contract.keep, kept=contract.kept, interval=contract.interval))
         return _sentence(f"{gains}, with its {report.before.quality.metric} kept at {kept}")
     return _sentence(f"{gains}, but the promise is broken: {_breach(contract)}")
 
@@ -110,12 +110,16 @@ def headline(report: Report) -> str:
 def promise(report: Report) -> str:
     """What was promised, and which modality came closest to breaking it."""
     contract = report.contract
-    sentence = f"Promised: at least {goal(contract.keep)} of the quality, and of what each modality contributes to it."
+    modality = next(iter(contract.per_modality.values()), contract).keep
+    also = "" if modality == contract.keep else f"{goal(modality)} "
+    sentence = (
+        f"Promised: at least {goal(contract.keep)} of the quality, and {also}of what each modality contributes to it."
+    )
     worst = weakest(contract)
     if worst is None or contract.verdict == "broken":
         return sentence
     name, item = worst
-    return f"{sentence} The weakest is {name}, with {_with_interval(item, contract.keep)} kept."
+    return f"{sentence} The weakest is {name}, with {_with_interval(item)} kept."
 
 
 def same_engine(report: Report) -> float | None:
@@ -144,19 +148,27 @@ def shape(before: tuple[int, ...], after: tuple[int, ...]) -> str:
 
 def _breach(contract: Contract) -> str:
     """The worst of the whole and its modalities."""
-    whole = Kept(kept=contract.kept, interval=contract.interval)
+    whole = Kept(keep=contract.keep, kept=contract.kept, interval=contract.interval)
     worst = weakest(contract)
-    name, item = worst if worst and _low(worst[1]) < _low(whole) else ("the whole model", whole)
-    return f"{name} keeps {_with_interval(item, contract.keep)} where {goal(contract.keep)} was promised"
+    name, item = worst if worst and _margin(worst[1]) < _margin(whole) else ("the whole model", whole)
+    by_answers = item.kept_answers is not None and item.kept_answers < _low(item)
+    kept = f"{kept_share(item.kept_answers or 0.0, item.keep)} by its answers" if by_answers else _with_interval(item)
+    return f"{name} keeps {kept} where {goal(item.keep)} was promised"
 
 
 def _low(item: Kept) -> float:
     return item.interval[0] if item.interval else item.kept or 0.0
 
 
-def _with_interval(item: Kept, keep: Real) -> str:
-    kept = kept_share(item.kept or 0.0, keep)
-    return f"{kept} ({interval(item.interval, keep)})" if item.interval else kept
+def _margin(item: Kept) -> float:
+    """How far the least that may have been kept is above the promise."""
+    least = _low(item) if item.kept_answers is None else min(_low(item), item.kept_answers)
+    return least - item.keep
+
+
+def _with_interval(item: Kept) -> str:
+    kept = kept_share(item.kept or 0.0, item.keep)
+    return f"{kept} ({interval(item.interval, item.keep)})" if item.interval else kept
 
 
 def _ratio(value: Real) -> str:

@@ -1,7 +1,7 @@
 """What the model is asked for: one file a task, holding its head, its loss and its metrics.
 
 A task is a module with a ``Config``, ``forward(fused) -> outputs``, ``loss``, ``scores`` (one number a row; their mean is the
-quality that the gate protects), ``metrics`` and ``answers``.
+quality that the gate protects), ``soft_scores`` (the same before an answer is decided on), ``metrics`` and ``answers``.
 """
 
 from triptych.tasks.classify import Classify

@@ -18,6 +18,11 @@ from triptych.registry import register
 from triptych.structure import Member, Settings, Width
 
 
+def _softmax(logits: Float[np.ndarray, "rows classes"]) -> Float64[np.ndarray, "rows classes"]:
+    odds = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    return odds / odds.sum(1, keepdims=True)
+
+
 @register("task", "classify")
 class Classify(nn.Module):
     """One logit a class from the fused vector."""
@@ -66,6 +71,12 @@ class Classify(nn.Module):
         """1.0 where the likeliest class is the true one, else 0.0."""
         return (logits.argmax(1) == labels).astype(np.float64)
 
+    def soft_scores(
+        self, logits: Float[np.ndarray, "rows classes"], labels: Int[np.ndarray, " rows"]
+    ) -> Float64[np.ndarray, " rows"]:
+        """The probability given to the true class."""
+        return _softmax(logits)[np.arange(len(labels)), labels]
+
     def metrics(self, logits: Float[np.ndarray, "rows classes"], labels: Int[np.ndarray, " rows"]) -> dict[str, float]:
         """Accuracy, macro F1 and macro one-against-rest AUROC, by torchmetrics."""
         from torchmetrics.functional import classification as tm
@@ -80,8 +91,7 @@ class Classify(nn.Module):
 
     def answers(self, logits: Float[np.ndarray, "rows classes"]) -> list[dict[str, Any]]:
         """For each row the likeliest label and its probability."""
-        probabilities = np.exp(logits - logits.max(1, keepdims=True))
-        probabilities /= probabilities.sum(1, keepdims=True)
+        probabilities = _softmax(logits)
         best = probabilities.argmax(1)
         return [
             {"answer": self.config.labels[i], "probability": float(row[i])}

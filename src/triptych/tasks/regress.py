@@ -61,6 +61,12 @@ class Regress(nn.Module):
         error = (self._values(outputs) - targets) ** 2
         return 1.0 - error.astype(np.float64) / max(float(np.var(targets)), 1e-12)
 
+    def soft_scores(
+        self, outputs: Float[np.ndarray, "rows 1"], targets: Float[np.ndarray, " rows"]
+    ) -> Float64[np.ndarray, " rows"]:
+        """The scores themselves: an error has no ties that a coin could decide."""
+        return self.scores(outputs, targets)
+
     def metrics(self, outputs: Float[np.ndarray, "rows 1"], targets: Float[np.ndarray, " rows"]) -> dict[str, float]:
         """R², mean absolute error and root mean squared error in the target's own unit."""
         error = self._values(outputs) - targets

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from triptych import console
 from triptych.data.batch import Batch
@@ -27,8 +28,9 @@ from triptych.errors import NumericsError, Stopped
 from triptych.models.fusion_model import FusionModel
 from triptych.train.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from triptych.train.log import Log
+from triptych.train.optimizer import make_optimizers
 from triptych.train.schedule import rate, waited
-from triptych.train.settings import OptimizerSettings, TrainSettings
+from triptych.train.settings import TrainSettings
 
 Objective = Callable[[FusionModel, Batch], Tensor]
 
@@ -81,11 +83,11 @@ def train(
 
     accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bf16" else "no")
     model.to(memory_format=torch.channels_last)  # a quarter less time a step for convolutions on CPUs
-    raw = make_optimizer(model, settings.optimizer)
+    raw = make_optimizers(model, settings.optimizer)
     total = settings.total_steps(len(rows))
     every = settings.evaluate_every or max(1, -(-total // 5))
     trained, best_weights, start = _resume(folder, model, raw)
-    prepared, optimizer = accelerator.prepare(model, raw)
+    prepared, *optimizers = accelerator.prepare(model, *raw)
     log = Log(folder, tensorboard=settings.tensorboard)
     began, saved = time.monotonic(), time.monotonic()
     stop_early = settings.early_stopping is not None and waited(trained.history) >= settings.early_stopping
@@ -94,9 +96,9 @@ def train(
         advance(start)
         for step in range(start, total if not stop_early else start):
             scale = rate(settings.schedule, step, total, trained.history)
-            for group in optimizer.param_groups:
-                group["lr"] = settings.optimizer.lr * scale
-            loss = _step(prepared, optimizer, accelerator, rows, settings, step, objective)
+            for group in (group for optimizer in raw for group in optimizer.param_groups):
+                group["lr"] = group["initial_lr"] * scale
+            loss = _step(prepared, optimizers, accelerator, rows, settings, step, objective)
             if not np.isfinite(loss):
                 raise _diagnose(model, rows.batch(_rows_of(settings, step, 0, len(rows), accelerator)), step)
             if after_step is not None:
@@ -130,21 +132,6 @@ def train(
     return trained
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """The optimiser, with weight decay on matrices only."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if settings.name == "sgd":
-        return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
-    kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-    return kind(
-        groups, lr=settings.lr, betas=settings.betas, fused=True
-    )  # one kernel instead of ten passes over each tensor
-
-
 def drop_modalities(
     presence: Bool[Tensor, "batch modalities"], chance: float, generator: torch.Generator
 ) -> Bool[Tensor, "batch modalities"]:
@@ -170,7 +157,7 @@ def quality(model: FusionModel, samples: Samples, batch_size: int = 256) -> floa
 
 def _step(
     model: Any,
-    optimizer: Any,
+    optimizers: list[Any],
     accelerator: Any,
     rows: Samples,
     settings: TrainSettings,
@@ -180,7 +167,8 @@ def _step(
     """One optimiser step; returns the mean loss of its batches."""
     model.train()
     torch.manual_seed(settings.seed * 1_000_003 + step)  # dropout
-    optimizer.zero_grad(set_to_none=True)
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
     loss_sum = 0.0
     for part in range(settings.accumulate):
         generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) * 64 + part)
@@ -196,7 +184,8 @@ def _step(
         accelerator.backward(loss / settings.accumulate)
     if settings.clip is not None:
         accelerator.clip_grad_norm_(model.parameters(), settings.clip)
-    optimizer.step()
+    for optimizer in optimizers:
+        optimizer.step()
     return loss_sum / settings.accumulate
 
 
@@ -215,25 +204,36 @@ def _permutation(seed: int, epoch: int, rows: int) -> Int[np.ndarray, " rows"]:
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
-def _resume(folder: Path | None, model: FusionModel, optimizer: Any) -> tuple[Trained, dict[str, Tensor], int]:
+def _resume(
+    folder: Path | None, model: FusionModel, optimizers: list[Optimizer]
+) -> tuple[Trained, dict[str, Tensor], int]:
     """Continue from the newest whole checkpoint, if there is one."""
     fresh = {name: value.detach().clone() for name, value in model.state_dict().items()}
     checkpoint = load_checkpoint(folder / "checkpoints") if folder is not None else None
     if checkpoint is None:
         return Trained(steps=0, best=float("nan")), fresh, 0
     model.load_state_dict(_under("model.", checkpoint.tensors))
-    restore_optimizer(optimizer, _under("optimizer.", checkpoint.tensors), checkpoint.state["optimizer"])
+    for number, optimizer in enumerate(optimizers):
+        tensors = _under(f"optimizer-{number}.", checkpoint.tensors)
+        restore_optimizer(optimizer, tensors, checkpoint.state["optimizers"][number])
     console.say(f"continuing from step {checkpoint.step}")
     trained = Trained(steps=checkpoint.step, best=float("nan"), history=list(checkpoint.state["history"]))
     return trained, _under("best.", checkpoint.tensors), checkpoint.step
 
 
-def _save(folder: Path, model: FusionModel, optimizer: Any, best: dict[str, Tensor], trained: Trained) -> None:
-    tensors, state = optimizer_tensors(optimizer)
+def _save(
+    folder: Path, model: FusionModel, optimizers: list[Optimizer], best: dict[str, Tensor], trained: Trained
+) -> None:
     everything = {f"model.{name}": value for name, value in model.state_dict().items()}
     everything |= {f"best.{name}": value for name, value in best.items()}
-    everything |= {f"optimizer.{name}": value for name, value in tensors.items()}
-    save_checkpoint(folder / "checkpoints", trained.steps, everything, {"history": trained.history, "optimizer": state})
+    states = []
+    for number, optimizer in enumerate(optimizers):
+        tensors, state = optimizer_tensors(optimizer)
+        everything |= {f"optimizer-{number}.{name}": value for name, value in tensors.items()}
+        states.append(state)
+    save_checkpoint(
+        folder / "checkpoints", trained.steps, everything, {"history": trained.history, "optimizers": states}
+    )
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

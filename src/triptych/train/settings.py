@@ -8,10 +8,14 @@ from triptych.structure import Settings
 
 
 class OptimizerSettings(Settings):
-    """SGD with momentum, Adam (Kingma & Ba 2015) or AdamW (Loshchilov & Hutter 2019). Norms, biases and tokens are not decayed."""
+    """SGD with momentum, Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or Muon (see `train.optimizer`).
 
-    name: Literal["adamw", "adam", "sgd"] = "adamw"
-    lr: float = Field(2e-3, gt=0)
+    Norms, biases and tokens are not decayed.
+    """
+
+    name: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
+    lr: float = Field(2e-3, gt=0, description="muon: of everything but the weight matrices")
+    matrix_lr: float = Field(1e-2, gt=0, description="muon: of the weight matrices")
     weight_decay: float = Field(0.02, ge=0)
     momentum: float = Field(0.9, ge=0, lt=1)
     betas: tuple[float, float] = (0.9, 0.99)

@@ -2,8 +2,11 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
+import torch
 
+from triptych.data.batch import Batch
 from triptych.errors import InputError
 from triptych.evaluate import speed
 
@@ -54,3 +57,23 @@ def test_candidates_take_turns_and_change_places(clock):
 def test_nothing_to_time_is_refused():
     with pytest.raises(InputError, match="nothing to time: 0 candidates, 200 repeats"):
         speed.interleaved({})
+
+
+class Slow:
+    """An engine whose calls take as long as its number of threads says."""
+
+    name = "slow"
+
+    def __init__(self, clock, times, threads):
+        self.clock, self.times, self.threads = clock, times, threads
+
+    def __call__(self, *_):
+        self.clock[0] += self.times[self.threads]
+        return np.zeros((1, 1), np.float32)
+
+
+@pytest.mark.parametrize(("times", "best"), [({1: 1.0, 4: 2.0}, 1), ({1: 2.0, 4: 1.0}, 4)])
+def test_the_quicker_number_of_threads_is_taken(clock, monkeypatch, times, best):
+    monkeypatch.setattr(speed.torch, "get_num_threads", lambda: 4)
+    batch = Batch({"x": torch.zeros(1, 1)}, torch.ones(1, 1, dtype=torch.bool), None, torch.zeros(1, dtype=torch.int64))
+    assert speed.tuned(lambda threads: Slow(clock, times, threads), batch).threads == best
