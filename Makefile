@@ -7,8 +7,7 @@ BIN := $(VENV)/bin
 $(VENV)/run.stamp: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the dependencies into $(VENV) (once)"
-	@$(BIN)/python -m pip install --quiet --no-compile torch==2.13.0
-	@$(BIN)/python -m pip install --quiet --no-compile --editable .
+	@$(BIN)/python -m pip install --quiet --no-compile torch==2.13.0 --editable .
 	@touch $@
 
 $(VENV)/dev.stamp: $(VENV)/run.stamp

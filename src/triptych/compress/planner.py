@@ -83,7 +83,7 @@ class Survey:
 
 
 def make_plan(
-    around: Surroundings, budget: Budget, *, distil: plans.Distil, model_sha256: str, count: int = 3
+    around: Surroundings, budget: Budget, *, distil: plans.Distil, model_sha256: str, count: int = 2
 ) -> list[plans.Plan]:
     """Plans that meet the budget, the preferred one first.
 

@@ -15,8 +15,11 @@ from triptych.compress.run import Compressed, compress
 from triptych.data.samples import Samples
 from triptych.data.splits import Splits, read_splits
 from triptych.errors import ContractBroken
+from triptych.evaluate.bootstrap import Interval
 from triptych.evaluate.size import size_bytes
 from triptych.models.store import Loaded, read_model
+from triptych.report.schema import Report
+from triptych.report.words import compared, promise
 from triptych.structure import Settings
 
 BYTES = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
@@ -77,6 +80,7 @@ def carry_out(
     folder = request.out.parent
     write_report(report, folder)
     show(outcome, report)
+    console.say(promise(report))
     console.say(f"the report is in {folder / 'report.html'}")
     if outcome.verdict.broken:
         raise ContractBroken(
@@ -98,64 +102,39 @@ def read_budget(request: Request) -> Budget:
     return Budget(size_bytes=size, latency_ms=limit, latency_share=share)
 
 
-def show(outcome: Compressed, report: Any) -> None:
+def show(outcome: Compressed, report: Report) -> None:
     """The one table that matters."""
-    before, after = report.before, report.after
+    before, after, size = report.before, report.after, console.human_bytes
     rows = [
         [
             "bytes on disk",
-            console.human_bytes(before.bytes),
-            console.human_bytes(after.bytes),
-            f"{report.ratio.bytes:.1f}x smaller",
-        ],
-        [
-            "latency, one sample",
-            f"{before.latency_ms.p50:.2f} ms",
-            f"{after.latency_ms.p50:.2f} ms",
-            f"{report.ratio.latency:.1f}x faster",
-        ],
+            size(before.bytes),
+            size(after.bytes),
+            compared(report.ratio.bytes, "smaller", "larger", "the same"),
+        ]
     ]
-    for engine in report.engines:
-        if engine.engine == "OpenVINO" and engine.model == "original":
-            ratio = engine.latency_ms.p50 / after.latency_ms.p50
-            rows.append(
-                [
-                    "  against OpenVINO fp32",
-                    f"{engine.latency_ms.p50:.2f} ms",
-                    f"{after.latency_ms.p50:.2f} ms",
-                    f"{ratio:.1f}x faster",
-                ]
-            )
-    if report.ratio.memory:
-        rows.append(
-            [
-                "peak memory",
-                console.human_bytes(before.peak_memory_bytes),
-                console.human_bytes(after.peak_memory_bytes),
-                f"{report.ratio.memory:.1f}x less",
-            ]
-        )
-    verdict = outcome.verdict
-    rows.append(
-        [outcome.before.metric, f"{outcome.before.mean():.2%}", f"{outcome.after.mean():.2%}", _kept(verdict.kept)]
-    )
+
+    def faster(name: str, was: float, now: float) -> None:
+        rows.append([name, f"{was:.2f} ms", f"{now:.2f} ms", compared(was / now, "faster", "slower", "equally fast")])
+
+    faster(f"latency, from {before.engine}", before.latency_ms.p50, after.latency_ms.p50)
+    for row in report.engines:
+        if row.engine == "OpenVINO" and row.model == "original":
+            faster("  from OpenVINO fp32", row.latency_ms.p50, after.latency_ms.p50)
+    if before.peak_memory_bytes and after.peak_memory_bytes and report.ratio.memory:
+        memory = compared(report.ratio.memory, "less", "more", "the same")
+        rows.append(["peak memory", size(before.peak_memory_bytes), size(after.peak_memory_bytes), memory])
+    verdict, quality = outcome.verdict, (outcome.before, outcome.after)
+    rows.append([outcome.before.metric, *(f"{q.mean():.2%}" for q in quality), _kept(verdict.kept)])
     for name, kept in verdict.modalities.items():
-        condition = f"without:{name}"
-        rows.append(
-            [
-                f"  without {name}",
-                f"{outcome.before.mean(condition):.2%}",
-                f"{outcome.after.mean(condition):.2%}",
-                _kept(kept.interval),
-            ]
-        )
-    console.table("before and after", ["", "original", "compressed", "95 % interval"], rows)
+        rows.append([f"  without {name}", *(f"{q.mean(f'without:{name}'):.2%}" for q in quality), _kept(kept.interval)])
+    console.table("before and after", ["", "original", "compressed", "kept, with its 95 % interval"], rows)
 
 
-def _kept(interval: Any) -> str:
+def _kept(interval: Interval) -> str:
     if not np.isfinite(interval.point):
         return "contributed nothing"
-    return f"{interval.point:.1%} kept ({interval.low:.1%} to {interval.high:.1%})"
+    return f"{interval.point:.1%} ({interval.low:.1%} to {interval.high:.1%})"
 
 
 def _dry_run(

@@ -57,7 +57,7 @@ def tuned(make: Callable[[int], Engine], batch: Batch) -> Engine:
     engines = {str(count): make(count) for count in sorted({1, torch.get_num_threads()})}
     if len(engines) > 1:
         calls = {name: partial(engine, batch.inputs, batch.presence) for name, engine in engines.items()}
-        latencies = interleaved(calls, repeats=20, warmup=2, block=10, settle=5).latency
+        latencies = interleaved(calls, repeats=10, warmup=1, block=5, settle=2).latency
         return engines[min(latencies, key=lambda name: latencies[name].p50_ms)]
     return next(iter(engines.values()))
 

@@ -4,6 +4,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def measure_latency(original: Loaded, compressed: Loaded, test: Samples) -> tupl
     }
     engines = {name: tuned(make, batch) for name, make in makers.items()}
     calls = {name: (lambda engine=engine: engine(batch.inputs, batch.presence)) for name, engine in engines.items()}
-    latencies = interleaved(calls, repeats=40, warmup=4, block=10, settle=5).latency
+    latencies = interleaved(calls, repeats=30, warmup=3, block=10, settle=5).latency
     return latencies, {name: engine.threads or torch.get_num_threads() for name, engine in engines.items()}
 
 
@@ -141,9 +142,13 @@ def _side(loaded: Loaded, quality: Quality, latency: Latency, engine: str, memor
 def _memory(original: Loaded, compressed: Loaded, data: Path | None) -> tuple[int | None, int | None]:
     if data is None:
         return None, None
-    base = [sys.executable, "-m", "triptych.evaluate.probe"]
-    runs = ((original, "torch"), (compressed, "openvino"))
-    return tuple(peak_memory([*base, str(loaded.folder), str(data), engine]) for loaded, engine in runs)  # type: ignore[return-value] # two of them
+
+    def peak(loaded: Loaded, engine: str) -> int:
+        return peak_memory([sys.executable, "-m", "triptych.evaluate.probe", str(loaded.folder), str(data), engine])
+
+    with ThreadPoolExecutor() as pool:  # a peak does not depend on what else runs, and most of the time is imports
+        before, after = pool.map(peak, (original, compressed), ("torch", "openvino"))
+    return before, after
 
 
 def _components(original: Loaded, compressed: Loaded) -> tuple[schema.Component, ...]:
