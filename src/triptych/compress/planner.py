@@ -45,7 +45,7 @@ WIDTHS = (1.0, 0.85, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.15)
 SCHEMES = ("w8a8", "w6a8", "w5a8", "w4a8")
 WEIGHT_ONLY = ("w8g32", "w4g32")  # embeddings and recurrent layers have no integer products
 TOLERANCE = 0.02  # nats of KL that rounding may cost in all before narrowing is preferred
-BESIDE = 8_000  # bytes of the plan and the manifest that will stand beside the model's own files
+BESIDE = 12_000  # bytes of the plan, the manifest and the SQNRs that will stand beside the model's own files
 
 
 class Budget(Settings):
