@@ -40,6 +40,15 @@ class Executed(NamedTuple):
     kernel: str  # the plugin's implementation
 
 
+class Program(NamedTuple):
+    """A compiled graph of one batch size, with arrays on its inputs and output: they are filled and read, not passed, at a call."""
+
+    compiled: ov.CompiledModel
+    request: ov.InferRequest
+    inputs: dict[str, np.ndarray]
+    output: np.ndarray
+
+
 @register("engine", "openvino")
 class OpenVINOEngine:
     """Runs a model in OpenVINO on the CPU, with our codes.
@@ -83,24 +92,24 @@ class OpenVINOEngine:
     def _take(self, graph: ov.Model, threads: int | None) -> None:
         self.graph, self.threads = graph, threads
         self.inputs = [port.get_node().get_friendly_name() for port in graph.inputs]
+        self._fields = frozenset(self.inputs) - {"presence"}
         self.settings = SETTINGS | ({} if threads is None else {"INFERENCE_NUM_THREADS": str(threads)})
-        self._programs: dict[int, ov.CompiledModel] = {}
-        self._requests: dict[int, ov.InferRequest] = {}
-        self._tensors: dict[int, list[ov.Tensor]] = {}  # the requests' inputs: filled, not passed, at each call
+        self._programs: dict[int, Program] = {}
 
-    def program(self, batch: int) -> ov.CompiledModel:
+    def program(self, batch: int) -> "Program":
         """The program for batches of this size, compiled when it is first asked for."""
         if batch not in self._programs:
             graph = self.graph.clone()
             shapes = {port: [batch, *list(port.get_partial_shape())[1:]] for port in graph.inputs}
             graph.reshape({port: ov.PartialShape(shape) for port, shape in shapes.items()})
-            self._programs[batch] = core().compile_model(graph, "CPU", self.settings)
-            request = self._requests[batch] = self._programs[batch].create_infer_request()
-            ports = self._programs[batch].inputs
-            self._tensors[batch] = [ov.Tensor(port.get_element_type(), port.get_shape()) for port in ports]
-            for place, tensor in enumerate(self._tensors[batch]):
+            compiled = core().compile_model(graph, "CPU", self.settings)
+            request = compiled.create_infer_request()
+            tensors = [ov.Tensor(port.get_element_type(), port.get_shape()) for port in compiled.inputs]
+            for place, tensor in enumerate(tensors):
                 tensor.data[...] = 0
                 request.set_input_tensor(place, tensor)
+            inputs = dict(zip(self.inputs, (tensor.data for tensor in tensors), strict=True))
+            self._programs[batch] = Program(compiled, request, inputs, request.get_output_tensor(0).data)
         return self._programs[batch]
 
     def __call__(
@@ -111,25 +120,21 @@ class OpenVINOEngine:
         Raises:
             InputError: other inputs than the model has.
         """
-        if {*inputs, "presence"} != set(self.inputs):
+        if inputs.keys() != self._fields:
             known = ", ".join(name for name in self.inputs if name != "presence")
             raise InputError(f"The engine was made for the inputs {known}, not {', '.join(inputs)}.")
         count = len(presence)
-        batch = 1 << max(0, count - 1).bit_length()
-        self.program(batch)
-        tensors = {**inputs, "presence": presence}
-        for tensor, name in zip(self._tensors[batch], self.inputs, strict=True):
-            tensor.data[:count] = tensors[
-                name
-            ].numpy()  # rows beyond are what was there before; no row looks at another
-        request = self._requests[batch]
-        request.infer()
-        return request.get_output_tensor(0).data[:count].copy()
+        program = self.program(1 << max(0, count - 1).bit_length())
+        program.inputs["presence"][:count] = presence.numpy()
+        for name, tensor in inputs.items():  # rows beyond are what was there before; no row looks at another
+            program.inputs[name][:count] = tensor.numpy()
+        program.request.infer()
+        return program.output[:count].copy()
 
     def executed(self, batch: int = 1) -> list[Executed]:
         """What the program runs, constants left out: the proof of which products are integer ones."""
         operations = []
-        for node in self.program(batch).get_runtime_model().get_ordered_ops():
+        for node in self.program(batch).compiled.get_runtime_model().get_ordered_ops():
             info = {
                 key: str(value.astype(str)) for key, value in node.get_rt_info().items() if hasattr(value, "astype")
             }
