@@ -32,11 +32,11 @@ def run_demo(out: Path, command: str) -> dict[str, Any]:
         model=out / "model",
         data=data,
         out=out / "compressed",
-        size="8%",
-        latency="6%",
+        size="6%",
+        latency="10%",
         keep="98%",
         keep_modality="95%",
-        steps=150,
+        steps=200,
     )
     return carry_out(request, command=command, log=trained.log)
 
