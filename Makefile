@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Modules are compiled at their first import, once.
+export PYTHONDONTWRITEBYTECODE =
 
 # A stamp per dependency set, so that a second `make` starts at once. torch is pinned to a build without GPU libraries.
 $(VENV)/run.stamp: pyproject.toml
@@ -19,7 +21,7 @@ demo: $(VENV)/run.stamp  ## train, compress and report on the bundled data: writ
 	@$(BIN)/triptych demo --out runs/demo
 
 test: check  ## style, types and every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2
 
 check: $(VENV)/dev.stamp
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

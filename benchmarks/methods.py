@@ -15,7 +15,7 @@ from triptych.models.store import Loaded
 from triptych.report.build import measure_latency
 
 OPEN = Contract(keep=0.0, keep_modality=-1e9)  # nothing is refused here; the figures speak
-STEPS = 400
+STEPS = 150
 
 
 def methods(original: Loaded) -> dict[str, plans.Plan]:
@@ -83,7 +83,10 @@ def main() -> None:
                     "point": outcome.verdict.kept.point,
                     "interval": [outcome.verdict.kept.low, outcome.verdict.kept.high],
                 },
-                "modalities": {n: kept.interval.point for n, kept in outcome.verdict.modalities.items()},
+                "modalities": {
+                    n: {"probability": k.interval.point, "answers": k.answers}
+                    for n, k in outcome.verdict.modalities.items()
+                },
                 "minutes": minutes,
             }
         )

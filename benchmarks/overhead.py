@@ -16,8 +16,9 @@ from triptych.data.samples import Samples
 from triptych.data.splits import read_splits
 from triptych.models.make import make_model
 from triptych.train.loop import train
+from triptych.train.settings import OptimizerSettings
 
-STEPS, PAIRS, BATCH = 10, 12, 128
+STEPS, PAIRS, BATCH = 25, 8, 128
 
 
 def main() -> None:
@@ -31,7 +32,14 @@ def main() -> None:
     for start in range(0, len(rows), 1000):  # decode everything once, for both
         rows.batch(range(start, min(start + 1000, len(rows))))
     settings = wanted.train.model_copy(
-        update={"steps": STEPS, "batch_size": BATCH, "modality_dropout": 0.0, "evaluate_every": 10**6}
+        update={
+            "steps": STEPS,
+            "batch_size": BATCH,
+            "modality_dropout": 0.0,
+            "evaluate_every": 10**6,
+            "augment_from": 0.0,
+            "optimizer": OptimizerSettings(name="adamw", lr=1e-3),
+        }
     )
 
     def ours() -> None:

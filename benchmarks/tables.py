@@ -62,12 +62,13 @@ def demo(found: dict[str, Any]) -> str:
     ]
     for name, kept in contract["per_modality"].items():
         low, high = kept["interval"]
+        probable = f"contribution {percent(kept['kept'])} kept ({percent(low)} to {percent(high)})"
         rows.append(
             [
                 f"accuracy without {name}",
                 percent(before["quality"]["without"][name], 2),
                 percent(after["quality"]["without"][name], 2),
-                f"contribution {percent(kept['kept'])} kept ({percent(low)} to {percent(high)})",
+                f"{probable}; {percent(kept['kept_answers'])} in answers",
             ]
         )
     took = f"{found['seconds'] / 60:.1f} minutes from data to report, {human_bytes(found['peak_bytes'])} of memory at most."
@@ -117,7 +118,8 @@ def methods(found: dict[str, Any]) -> str:
             f"{row['latency_ms']['OpenVINO fp32'] / row['latency_ms']['OpenVINO compressed']:.1f}x",
             percent(row["accuracy"], 2),
             f"{percent(row['kept']['point'])} ({percent(row['kept']['interval'][0])} to {percent(row['kept']['interval'][1])})",
-            percent(min(row["modalities"].values())),
+            percent(min(kept["probability"] for kept in row["modalities"].values())),
+            percent(min(kept["answers"] for kept in row["modalities"].values())),
             f"{row['minutes']:.1f}",
         ]
         for row in found["rows"]
@@ -129,7 +131,8 @@ def methods(found: dict[str, Any]) -> str:
         "than OpenVINO fp32",
         "accuracy",
         "kept",
-        "weakest modality kept",
+        "weakest modality kept, in probability",
+        "in answers",
         "minutes",
     ]
     return f"Recovering methods train for {found['steps']} steps.\n\n" + table(head, rows)
@@ -151,7 +154,12 @@ def measured(found: dict[str, Any]) -> str:
 def with_figures(readme: str) -> str:
     """The README with the block between its markers made anew."""
     found = read("demo")
-    block = f"{demo(found)}\n{measured(found)}" if found else ""
+    unheard = read("left_out")
+    block = f"{demo(found)}\n" if found else ""
+    if unheard:
+        worst = min(unheard["rows"], key=lambda row: row["accuracy"])
+        block += f"On a speaker that training never heard ({worst['speaker']}): {percent(worst['accuracy'], 2)} for the original.\n"
+    block += f"\n{measured(found)}" if found else ""
     return re.sub(
         r"(<!-- figures -->\n).*?(<!-- /figures -->)", lambda m: f"{m[1]}{block}{m[2]}", readme, flags=re.DOTALL
     )

@@ -36,7 +36,7 @@ def run_demo(out: Path, command: str) -> dict[str, Any]:
         latency="10%",
         keep="98%",
         keep_modality="95%",
-        steps=200,
+        steps=150,
     )
     return carry_out(request, command=command, log=trained.log)
 
