@@ -194,17 +194,17 @@ def _carry_out(plan: plans.Plan, original: Loaded, around: Surroundings, work: P
             "seed": around.seed,
         }
         folder = work / f"{index + 1}-{step.do}"
-        if artifact.existing(folder, identity):
-            loaded = read_model(folder)
-            sparse = state.masks is not None or isinstance(step, plans.Sparsify)
-            masks = zeros_kept(loaded.model) if sparse else None
-            state = State(loaded.model, loaded.quantized, masks, _read_sqnr(folder))
-            continue
-        torch.manual_seed(around.seed)
-        run_pass(state, step, around, work / f"{index + 1}-{step.do}.work")
-        with artifact.publish(folder, identity) as staging:
-            write_model(staging, state.model, original.processor, state.quantized)
-            _write_beside(staging, plan, state.sqnr_db)
+        if not artifact.existing(folder, identity):
+            torch.manual_seed(around.seed)
+            run_pass(state, step, around, work / f"{index + 1}-{step.do}.work")
+            with artifact.publish(folder, identity) as staging:
+                write_model(staging, state.model, original.processor, state.quantized)
+                _write_beside(staging, plan, state.sqnr_db)
+        # Read back even what was just written: a resumed run goes on from the same bits in the same memory layout.
+        loaded = read_model(folder)
+        sparse = state.masks is not None or isinstance(step, plans.Sparsify)
+        masks = zeros_kept(loaded.model) if sparse else None
+        state = State(loaded.model, loaded.quantized, masks, _read_sqnr(folder))
     return folder
 
 

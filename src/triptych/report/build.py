@@ -30,6 +30,7 @@ from triptych.models.store import Loaded
 from triptych.report import schema
 from triptych.report.media import picture_uri, sound_uri
 
+WHOLE = 0.985  # of the parameters: what is missing then is what folding took away
 MEASURED = (
     "Bytes are those of all files in each model's folder: weights with their scales and zeros, config, processor and manifest.",
     "Latency is one sample, preprocessing not included: median and 95th percentile of blocks of ten calls.",
@@ -156,12 +157,9 @@ def _components(original: Loaded, compressed: Loaded) -> tuple[schema.Component,
     after = sizes(compressed)
     found = []
     for then, now in zip(components(original.model), components(compressed.model), strict=True):
-        schemes = {_words(q) for name, q in compressed.quantized.items() if now.owns(name)}
-        width = (
-            f"{now.parameters / then.parameters:.0%} of its parameters"
-            if now.parameters < then.parameters
-            else "all its parameters"
-        )
+        rounded = [item for name, item in compressed.quantized.items() if now.owns(name)]
+        share = now.parameters / then.parameters
+        width = f"{share:.0%} of its parameters" if share < WHOLE else "all its parameters"  # folded norms are no loss
         found.append(
             schema.Component(
                 name=then.name,
@@ -170,7 +168,7 @@ def _components(original: Loaded, compressed: Loaded) -> tuple[schema.Component,
                 parameters=then.parameters,
                 bytes_before=sum(s for n, s in before.items() if then.owns(n)),
                 bytes_after=sum(s for n, s in after.items() if now.owns(n)),
-                decision=f"{width}; {', '.join(sorted(schemes)) or 'stays dense, for it is small'}",
+                decision=f"{width}; {_bits(rounded) or 'stays dense, for it is small'}",
             )
         )
     return tuple(found)
@@ -215,6 +213,15 @@ def _why(item: QuantizedWeight | None) -> str:
     if item is None:
         return "small, or left whole by the plan"
     return "integer products" if item.input else "looked up or recurrent: no integer product, so only its bytes shrink"
+
+
+def _bits(items: Sequence[QuantizedWeight]) -> str:
+    """The bits of a component's weights and of their inputs: "int4 to int8 weights, int8 activations"."""
+    bits = sorted({item.scheme.weight.bits for item in items if item.scheme.weight})
+    if not bits:
+        return ""
+    stored = f"int{bits[0]} weights" if len(bits) == 1 else f"int{bits[0]} to int{bits[-1]} weights"
+    return stored + (", int8 activations" if any(item.input for item in items) else "")
 
 
 def _words(item: QuantizedWeight) -> str:

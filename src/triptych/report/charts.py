@@ -13,6 +13,7 @@ LEFT, RIGHT, TOP, BOTTOM = 48, 450, 16, 268
 GLYPH_WIDTH, GLYPH_HEIGHT = 168, 16
 LETTER = 6.4  # mean width of a letter at the charts' 12 px, for keeping labels apart
 MOST_VERTICES = 400
+LEAST_REACH = 0.02  # of the quality, up and down: a change of a twentieth of a point must not look like a fall
 
 Say = Callable[[float], str]
 Box = tuple[float, float, float, float]
@@ -33,8 +34,9 @@ def tradeoff(
     xs = [where(point) for point in points]
     x = Scale(min(xs) / 1.5, max(xs) * 1.5, LEFT + 6, RIGHT, log=True)
     ends = [bound for p in points for bound in (p.interval or (p.quality, p.quality))]
-    pad = 0.12 * (max(ends) - min(ends)) or 0.01
-    y = Scale(min(ends) - pad, max(ends) + pad, BOTTOM, TOP)
+    middle = (max(ends) + min(ends)) / 2
+    reach = max(0.62 * (max(ends) - min(ends)), LEAST_REACH * abs(middle)) or 0.01
+    y = Scale(middle - reach, middle + reach, BOTTOM, TOP)
     at = [(x.at(value), y.at(point.quality)) for value, point in zip(xs, points, strict=True)]
     marks = [_mark(point, position, y) for point, position in zip(points, at, strict=True)]
     told = "; ".join(f"{p.label}: {say_x(v)}, {say_y(p.quality)}" for p, v in zip(points, xs, strict=True))
