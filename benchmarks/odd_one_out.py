@@ -1,7 +1,6 @@
 """The bundled task, trained with changes to its recipe; what the other benchmarks share."""
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ from triptych.demo import bundled, bundled_generator, make_data
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.engines.torch import TorchEngine
 from triptych.evaluate.quality import measure
-from triptych.evaluate.speed import interleaved, tuned
+from triptych.evaluate.speed import side_by_side
 from triptych.models.fusion_model import FusionModel
 from triptych.recipe import Recipe, read_recipe
 from triptych.train.run import TrainedModel, train_recipe
@@ -64,9 +63,7 @@ def measured(model: FusionModel, rows: Samples) -> dict[str, Any]:
         "torch": lambda threads: TorchEngine(model, threads=threads),
         "openvino": lambda threads: OpenVINOEngine(model, example, None, threads),
     }
-    engines = {name: tuned(make, one) for name, make in makers.items()}
-    calls = {name: partial(engine, *example) for name, engine in engines.items()}
-    speed = interleaved(calls, repeats=20, warmup=2, block=10, settle=5).latency
+    speed, _ = side_by_side(makers, one)
     return {
         "accuracy": quality.mean(),
         "parameters": sum(p.numel() for p in model.parameters()),

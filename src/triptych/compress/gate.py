@@ -19,7 +19,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from triptych.evaluate.bootstrap import Interval, kept_contribution, paired_bootstrap
+from triptych.evaluate.bootstrap import Interval, kept_contribution, paired_bootstrap, ratio
 from triptych.evaluate.quality import Quality
 from triptych.structure import Settings
 
@@ -82,11 +82,11 @@ def judge(
     for condition in before.scores:
         kind, _, name = condition.partition(":")
         if kind == "without":
-            soft = _four(before.soft, after.soft, condition)
-            answers = [scores.mean() for scores in _four(before.scores, after.scores, condition)]
-            gained, left = answers[0] - answers[1], answers[2] - answers[3]
-            interval = kept_contribution(*soft, groups, seed=seed)
-            modalities[name] = Kept(interval, float(left / gained) if gained > 0 else float("nan"))
+            interval = kept_contribution(*_four(before.soft, after.soft, condition), groups, seed=seed)
+            all_before, without_before, all_after, without_after = _four(before.scores, after.scores, condition)
+            each_once = np.ones((1, len(all_before)))
+            answers = ratio(all_before - without_before, all_after - without_after, each_once)
+            modalities[name] = Kept(interval, float(answers[0]))
     return Verdict(contract, kept, modalities)
 
 

@@ -10,8 +10,9 @@ measured once, by rounding that layer alone to few bits and running the model.
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,6 +33,7 @@ from triptych.compress.quantize.layers import WeightView, weights
 from triptych.compress.quantize.moments import collect
 from triptych.compress.quantize.rounding import quantize_weight
 from triptych.data.batch import Batch
+from triptych.engines import Engine
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.engines.torch import TorchEngine
 from triptych.errors import BudgetError, InputError
@@ -123,9 +125,7 @@ def in_milliseconds(around: Surroundings, budget: Budget) -> Budget:
     """The budget with its share of the original's latency measured."""
     if budget.latency_share is None:
         return budget
-    batch = around.calibration(1)[0]
-    engine = tuned(lambda threads: TorchEngine(around.teacher, threads=threads), batch)
-    whole = latency(lambda: engine(batch.inputs, batch.presence)).p50_ms
+    whole = _quickest(lambda threads: TorchEngine(around.teacher, threads=threads), around.calibration(1)[0])
     return budget.model_copy(update={"latency_ms": budget.latency_share * whole})
 
 
@@ -170,8 +170,13 @@ def timed(around: Surroundings, state: passes.State) -> float:
     """Milliseconds of one sample through a built candidate, compiled and run here."""
     batch = around.calibration(1)[0]
     example = (batch.inputs, batch.presence)
-    engine = tuned(lambda threads: OpenVINOEngine(state.model, example, state.quantized, threads), batch)
-    return latency(lambda: engine(batch.inputs, batch.presence)).p50_ms
+    return _quickest(lambda threads: OpenVINOEngine(state.model, example, state.quantized, threads), batch)
+
+
+def _quickest(make: Callable[[int], Engine], batch: Batch) -> float:
+    """Milliseconds of a call of the engine with its best threads."""
+    engine = tuned(make, batch)
+    return latency(partial(engine, batch.inputs, batch.presence)).p50_ms
 
 
 def stored(around: Surroundings, state: passes.State) -> int:

@@ -5,7 +5,7 @@ Calibration uses training rows, the gate backs off by looking at the valid rows,
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -184,7 +184,6 @@ def _check(found: list[plans.Plan], original: Loaded) -> None:
 
 def _carry_out(plan: plans.Plan, original: Loaded, around: Surroundings, work: Path, splits: Splits) -> Path:
     """Do the passes of a plan, each published when it is done; the folder of the last."""
-    state = State(copy.deepcopy(original.model))
     folder = work
     for index, step in enumerate(plan.passes):
         identity = {
@@ -193,19 +192,23 @@ def _carry_out(plan: plans.Plan, original: Loaded, around: Surroundings, work: P
             "data": splits.sha256,
             "seed": around.seed,
         }
-        folder = work / f"{index + 1}-{step.do}"
-        if not artifact.existing(folder, identity):
-            torch.manual_seed(around.seed)
-            run_pass(state, step, around, work / f"{index + 1}-{step.do}.work")
-            with artifact.publish(folder, identity) as staging:
-                write_model(staging, state.model, original.processor, state.quantized)
-                _write_beside(staging, plan, state.sqnr_db)
-        # Read back even what was just written: a resumed run goes on from the same bits in the same memory layout.
-        loaded = read_model(folder)
-        sparse = state.masks is not None or isinstance(step, plans.Sparsify)
-        masks = zeros_kept(loaded.model) if sparse else None
-        state = State(loaded.model, loaded.quantized, masks, _read_sqnr(folder))
+        before, folder = folder, work / f"{index + 1}-{step.do}"
+        if artifact.existing(folder, identity):
+            continue
+        state = _read_state(before, plan.passes[:index]) if index else State(copy.deepcopy(original.model))
+        torch.manual_seed(around.seed)
+        run_pass(state, step, around, work / f"{index + 1}-{step.do}.work")
+        with artifact.publish(folder, identity) as staging:
+            write_model(staging, state.model, original.processor, state.quantized)
+            _write_beside(staging, plan, state.sqnr_db)
     return folder
+
+
+def _read_state(folder: Path, done: Sequence[plans.Pass]) -> State:
+    """What a published pass left. A run that was never stopped reads it too: the same bits, in the same memory layout."""
+    loaded = read_model(folder)
+    sparse = any(isinstance(step, plans.Sparsify) for step in done)
+    return State(loaded.model, loaded.quantized, zeros_kept(loaded.model) if sparse else None, _read_sqnr(folder))
 
 
 def _write_beside(folder: Path, plan: plans.Plan, sqnr_db: Mapping[str, float]) -> None:

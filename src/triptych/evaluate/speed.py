@@ -62,6 +62,16 @@ def tuned(make: Callable[[int], Engine], batch: Batch) -> Engine:
     return next(iter(engines.values()))
 
 
+def side_by_side(
+    makers: Mapping[str, Callable[[int], Engine]], batch: Batch
+) -> tuple[dict[str, Latency], dict[str, int]]:
+    """Latency of the same batch in several engines that take turns, each with its best threads; and how many those are."""
+    engines = {name: tuned(make, batch) for name, make in makers.items()}
+    calls = {name: partial(engine, batch.inputs, batch.presence) for name, engine in engines.items()}
+    latencies = interleaved(calls, repeats=30, warmup=3, block=10, settle=5).latency
+    return latencies, {name: engine.threads or torch.get_num_threads() for name, engine in engines.items()}
+
+
 def interleaved(
     calls: Mapping[str, Callable[[], object]], repeats: int = 200, warmup: int = 20, block: int = 1, settle: int = 0
 ) -> Comparison:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from triptych.compress import plan as plans
-from triptych.compress.gate import Contract, Kept
+from triptych.compress.gate import Verdict
 from triptych.compress.quantize.layers import QuantizedWeight, weights
 from triptych.compress.quantize.storage import to_tensors
 from triptych.compress.run import Attempt, Compressed, worst_rows
@@ -24,13 +24,13 @@ from triptych.engines.torch import TorchEngine
 from triptych.evaluate.memory import peak_memory
 from triptych.evaluate.quality import Quality
 from triptych.evaluate.size import size_bytes
-from triptych.evaluate.speed import Latency, interleaved, tuned
+from triptych.evaluate.speed import Latency, side_by_side
 from triptych.models.components import components
 from triptych.models.store import Loaded
 from triptych.report import schema
 from triptych.report.media import picture_uri, sound_uri
+from triptych.report.words import weakest
 
-WHOLE = 0.985  # of the parameters: what is missing then is what folding took away
 MEASURED = (
     "Bytes are those of all files in each model's folder: weights with their scales and zeros, config, processor and manifest.",
     "Latency is one sample, preprocessing not included: median and 95th percentile of blocks of ten calls.",
@@ -73,19 +73,11 @@ def build_report(
     before = _side(original, outcome.before, latencies["PyTorch fp32"], "PyTorch fp32", memory[0])
     after = _side(outcome.loaded, outcome.after, latencies["OpenVINO compressed"], "OpenVINO", memory[1])
     verdict = outcome.verdict
-    contract = schema.Contract(
-        keep=verdict.contract.keep,
-        kept=verdict.kept.point,
-        interval=(verdict.kept.low, verdict.kept.high),
-        per_modality={n: _kept(kept, verdict.contract) for n, kept in verdict.modalities.items()},
-        verdict="broken" if verdict.broken else "kept",
-        confidence=0.95,
-    )
     elapsed = seconds if seconds is not None else time.monotonic() - (began or time.monotonic())
     return schema.Report(
         before=before,
         after=after,
-        contract=contract,
+        contract=_contract(verdict),
         components=_components(original, outcome.loaded),
         environment=_environment(torch.get_num_threads()),
         data=schema.Data(rows=sum(len(t) for t in splits.tables.values()), sha256=splits.sha256),
@@ -103,18 +95,27 @@ def build_report(
     )
 
 
-def _kept(kept: Kept, contract: Contract) -> schema.Kept:
-    bounds = (kept.interval.low, kept.interval.high)
-    return schema.Kept(
-        keep=contract.keep_modality, kept=kept.interval.point, interval=bounds, kept_answers=kept.answers
+def _contract(verdict: Verdict) -> schema.Contract:
+    return schema.Contract(
+        keep=verdict.contract.keep,
+        kept=verdict.kept.point,
+        interval=(verdict.kept.low, verdict.kept.high),
+        per_modality={
+            name: schema.Kept(
+                keep=verdict.contract.keep_modality,
+                kept=kept.interval.point,
+                interval=(kept.interval.low, kept.interval.high),
+                kept_answers=kept.answers,
+            )
+            for name, kept in verdict.modalities.items()
+        },
+        verdict="broken" if verdict.broken else "kept",
+        confidence=0.95,
     )
 
 
 def measure_latency(original: Loaded, compressed: Loaded, test: Samples) -> tuple[dict[str, Latency], dict[str, int]]:
-    """One sample through the original in PyTorch and OpenVINO fp32 and the compressed model in OpenVINO, calls alternating.
-
-    Each with as many threads as suit it best.
-    """
+    """One sample through the original in PyTorch and OpenVINO fp32 and the compressed model in OpenVINO, side by side."""
     batch = test.batch([0])
     example = (batch.inputs, batch.presence)
     makers: dict[str, Callable[[int], Engine]] = {
@@ -122,10 +123,7 @@ def measure_latency(original: Loaded, compressed: Loaded, test: Samples) -> tupl
         "OpenVINO fp32": lambda threads: OpenVINOEngine(original.model, example, None, threads),
         "OpenVINO compressed": lambda threads: OpenVINOEngine(compressed.model, example, compressed.quantized, threads),
     }
-    engines = {name: tuned(make, batch) for name, make in makers.items()}
-    calls = {name: (lambda engine=engine: engine(batch.inputs, batch.presence)) for name, engine in engines.items()}
-    latencies = interleaved(calls, repeats=30, warmup=3, block=10, settle=5).latency
-    return latencies, {name: engine.threads or torch.get_num_threads() for name, engine in engines.items()}
+    return side_by_side(makers, batch)
 
 
 def _side(loaded: Loaded, quality: Quality, latency: Latency, engine: str, memory: int | None) -> schema.Side:
@@ -155,11 +153,16 @@ def _memory(original: Loaded, compressed: Loaded, data: Path | None) -> tuple[in
 def _components(original: Loaded, compressed: Loaded) -> tuple[schema.Component, ...]:
     before = {name: tensor.numel() * tensor.element_size() for name, tensor in original.model.state_dict().items()}
     after = sizes(compressed)
+    entries = [{n: v.parameter.numel() for n, v in weights(m).items()} for m in (original.model, compressed.model)]
     found = []
     for then, now in zip(components(original.model), components(compressed.model), strict=True):
+        whole, left = (
+            sum(c for n, c in e.items() if part.owns(n)) for e, part in zip(entries, (then, now), strict=True)
+        )
         rounded = [item for name, item in compressed.quantized.items() if now.owns(name)]
-        share = now.parameters / then.parameters
-        width = f"{share:.0%} of its parameters" if share < WHOLE else "all its parameters"  # folded norms are no loss
+        width = (
+            f"{left / whole:.0%} of its weights" if left < whole else "all its weights"
+        )  # norms are folded, not lost
         found.append(
             schema.Component(
                 name=then.name,
@@ -244,16 +247,16 @@ def _curve(before: schema.Side, after: schema.Side, attempts: Sequence[Attempt])
 
 
 def _attempt(number: int, attempt: Attempt) -> schema.Attempt:
-    broken = attempt.verdict.broken
-    worst = min(attempt.verdict.modalities.items(), key=lambda item: item[1].interval.low, default=("", None))[0]
+    contract = _contract(attempt.verdict)
+    worst = weakest(contract)
     return schema.Attempt(
         label=f"attempt {number}",
         bytes=attempt.size_bytes,
-        kept=attempt.verdict.kept.point,
-        interval=(attempt.verdict.kept.low, attempt.verdict.kept.high),
-        worst=worst,
-        verdict="broken" if broken else "kept",
-        why="; ".join(broken) or attempt.plan.why,
+        kept=contract.kept,
+        interval=contract.interval,
+        worst=worst[0] if worst else "",
+        verdict=contract.verdict,
+        why="; ".join(attempt.verdict.broken) or attempt.plan.why,
     )
 
 

@@ -102,7 +102,7 @@ def headline(report: Report) -> str:
         gains += f" and {compared(report.ratio.latency, 'faster', 'slower', 'equally fast')}"
     contract = report.contract
     if contract.verdict == "kept":
-        kept = _with_interval(Kept(keep=contract.keep, kept=contract.kept, interval=contract.interval))
+        kept = _with_interval(_whole(contract))
         return _sentence(f"{gains}, with its {report.before.quality.metric} kept at {kept}")
     return _sentence(f"{gains}, but the promise is broken: {_breach(contract)}")
 
@@ -148,12 +148,16 @@ def shape(before: tuple[int, ...], after: tuple[int, ...]) -> str:
 
 def _breach(contract: Contract) -> str:
     """The worst of the whole and its modalities."""
-    whole = Kept(keep=contract.keep, kept=contract.kept, interval=contract.interval)
+    whole = _whole(contract)
     worst = weakest(contract)
     name, item = worst if worst and _margin(worst[1]) < _margin(whole) else ("the whole model", whole)
     by_answers = item.kept_answers is not None and item.kept_answers < _low(item)
     kept = f"{kept_share(item.kept_answers or 0.0, item.keep)} by its answers" if by_answers else _with_interval(item)
     return f"{name} keeps {kept} where {goal(item.keep)} was promised"
+
+
+def _whole(contract: Contract) -> Kept:
+    return Kept(keep=contract.keep, kept=contract.kept, interval=contract.interval)
 
 
 def _low(item: Kept) -> float:
