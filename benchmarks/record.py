@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from triptych.artifact import write_file
-from triptych.report.build import cpu_name
+from triptych.report.environment import cpu_name
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = ("torch", "openvino", "transformers", "numpy")

@@ -4,11 +4,20 @@ import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks import folder_tables
 from benchmarks.record import read
 from triptych.artifact import write_file
 from triptych.console import human_bytes, percent
 
 ROOT = Path(__file__).parents[1]
+FOLDERS = {  # tables of `folder_tables`, by the name of their JSON
+    "families": "One tiny model of every family, compressed and read back by released libraries",
+    "compression_speed": "How long compression takes: the decoder of SmolVLM-256M, GPTQ at 4 bits",
+    "compression_memory": "How much memory compression takes",
+    "kills": "`kill -9` at random moments",
+    "fidelity_models": "The trained models that fidelity is measured on",
+    "fidelity": "Fidelity: what rounding does to the answers",
+}
 
 
 def main() -> None:
@@ -33,6 +42,11 @@ def results() -> str:
         found = read(name)
         if found:
             parts.append(f"## {title}\n\n{make(found)}\n{measured(found)}\n")
+    for name, title in FOLDERS.items():
+        found = read(name)
+        if found:
+            head, *rows = getattr(folder_tables, name)(found)
+            parts.append(f"## {title}\n\n{table(head, rows)}\n{measured(found)}\n")
     return "\n".join(parts)
 
 

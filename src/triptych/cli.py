@@ -87,13 +87,19 @@ def train(
 
 
 @app.command()
-def inspect(model: Annotated[Path, typer.Argument(help="Model folder.")], json: Json = False) -> None:
-    """Show a model's components and layers: roles, modalities, shapes, parameters, multiply-adds, bytes."""
+def inspect(
+    model: Annotated[Path, typer.Argument(help="Model folder: ours, or any in Hugging Face form.")],
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Run the code that the folder brings. It can do anything you can."),
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Show a model's components and layers: roles, modalities, blocks, parameters, bytes, shares of FLOPs and latency."""
     console.set_mode(json=json)
     from triptych.models.show import describe, show
-    from triptych.models.store import read_model
 
-    description = describe(read_model(model))
+    description = describe(model, trust_remote_code=trust_remote_code)
     show(description)
     console.emit(description)
 
@@ -109,31 +115,67 @@ def compress(
     latency: Annotated[
         str | None, typer.Option(help="One sample: a share of the original in PyTorch (40%) or an amount (5ms).")
     ] = None,
-    keep: Annotated[str, typer.Option(help="Least share of quality to keep, as a lower 95 % bound.")] = "98%",
-    keep_modality: Annotated[str, typer.Option(help="The same for what each modality contributes.")] = "95%",
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            help="Least share of quality to keep, as a lower 95 % bound (98%; no promise for a Hugging Face folder)."
+        ),
+    ] = None,
+    keep_modality: Annotated[
+        str | None, typer.Option(help="The same for what each modality contributes (95%; likewise).")
+    ] = None,
     plan: Annotated[Path | None, typer.Option(help="Carry out this plan instead of searching for one.")] = None,
+    component: Annotated[
+        list[str] | None,
+        typer.Option(help="Hugging Face folders: NAME=SCHEME, such as image.encoder=w8a8t or decoder=w4g64 or '*=w8'."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="Hugging Face folders: how codes are chosen (gptq, gptaq, rtn, ...).")
+    ] = "gptq",
+    rows: Annotated[int, typer.Option(help="Hugging Face folders: rows to calibrate with.")] = 128,
+    check: Annotated[
+        int, typer.Option(help="Hugging Face folders: further rows on which the two models are compared.")
+    ] = 32,
+    length: Annotated[int | None, typer.Option(help="Hugging Face folders: most tokens of text in a row.")] = None,
     steps: Annotated[int, typer.Option(help="Steps of distillation that heal a narrowed model.")] = 400,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     seed: Annotated[int, typer.Option(help="Of calibration rows and recovery.")] = 0,
     json: Json = False,
 ) -> None:
-    """Make a model smaller and faster within a budget, and prove what it kept. Killed at any moment, the same command continues."""
-    console.set_mode(json=json)
-    from triptych.compress.verb import Request, carry_out
+    """Make a model smaller and faster, and prove what it kept. Killed at any moment, the same command continues.
 
-    request = Request(
+    A model that Triptych trained is fitted to a budget. A Hugging Face folder of any size is rounded block by block from disk,
+    every component by its own scheme, into a folder that transformers loads.
+    """
+    console.set_mode(json=json)
+    from triptych.models.folder import is_ours
+
+    if is_ours(model):
+        from triptych.compress.verb import Request, carry_out
+
+        asked = {"size": size, "latency": latency, "keep": keep, "keep_modality": keep_modality, "plan": plan}
+        given = {name: value for name, value in asked.items() if value is not None}
+        request = Request(model=model, data=data, out=out, steps=steps, seed=seed, **given)
+        console.emit(carry_out(request, command=_command(), dry_run=dry_run))
+        return
+    from triptych.compress.hub.prepare import HubRequest, read_components, read_share
+    from triptych.compress.hub.verb import compress_folder
+
+    wanted = HubRequest(
         model=model,
         data=data,
         out=out,
-        size=size,
-        latency=latency,
-        keep=keep,
-        keep_modality=keep_modality,
+        components=read_components(component or []),
         plan=plan,
-        steps=steps,
+        method=method,
+        rows=rows,
+        check=check,
+        length=length,
+        keep=read_share(keep),
+        keep_modality=read_share(keep_modality),
         seed=seed,
     )
-    console.emit(carry_out(request, command=_command(), dry_run=dry_run))
+    console.emit(compress_folder(wanted, command=_command(), dry_run=dry_run))
 
 
 @app.command()

@@ -79,10 +79,8 @@ def parse(model: type[Any], content: Any, where: str) -> Any:
             if problem["type"] == "extra_forbidden":
                 known = _keys(model, problem["loc"][:-1])
                 near = get_close_matches(str(problem["loc"][-1]), known, n=1)
-                complaints.append(
-                    f"{key} is not a setting"
-                    + (f" (did you mean {near[0]}?)" if near else f" (there are: {', '.join(known)})")
-                )
+                hint = f" (did you mean {near[0]}?)" if near else f" (there are: {', '.join(known)})" if known else ""
+                complaints.append(f"{key} is not a setting{hint}")
             else:
                 complaints.append(f"{key}: {problem['msg']}" if key else problem["msg"])
         raise InputError(f"{where} does not fit: {'; '.join(complaints)}.", "Mend it and run again.") from error

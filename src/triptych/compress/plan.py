@@ -26,7 +26,7 @@ from triptych.recipe import parse
 from triptych.structure import Settings
 from triptych.train.settings import OptimizerSettings, ScheduleSettings, TrainSettings
 
-SCHEME = re.compile(r"w(?P<bits>[2-8])(?:g(?P<group>\d+))?(?:a(?P<activation>8))?")
+SCHEME = re.compile(r"w(?P<bits>[2-8])(?:g(?P<group>\d+))?(?P<zero>z)?(?:a(?P<activation>8)(?P<token>t)?)?")
 
 
 class Prune(Settings):
@@ -84,19 +84,23 @@ class Distil(Settings):
 
 
 class Quantise(Settings):
-    """Store weights as codes of 2 to 8 bits, by layer: `w8a8`, `w8`, `w4g32`, ... or `fp32`.
+    """Store weights as codes of 2 to 8 bits, by layer: `w8a8`, `w8`, `w4g32`, `w3g64z`, ... or `fp32`.
 
-    `w4g32` is 4 bits with one scale for 32 neighbouring columns; without `g` one scale a row. `a8` quantises the layer's input
-    to 8 bits too, so that integer kernels run.
+    `w4g32` is 4 bits with one scale for 32 neighbouring columns; without `g` one scale a row. `z` adds zero points. `a8` rounds
+    the layer's input to 8 bits too, so that integer kernels run: to one range that calibration found, or with `a8t` to a range
+    of each token's own.
     """
 
     do: Literal["quantise"] = "quantise"
     method: str = "gptq"
     rows: int = Field(512, ge=1, description="calibration rows")
     range: Literal["minmax", "percentile", "mse"] = "mse"
-    layers: dict[str, str]
+    layers: dict[str, str] = {}
+    components: dict[str, str] = Field(
+        {}, description="by component name or pattern, of models that were not built here"
+    )
 
-    @field_validator("layers")
+    @field_validator("layers", "components")
     @classmethod
     def _known(cls, layers: dict[str, str]) -> dict[str, str]:
         for name, text in layers.items():
@@ -133,8 +137,10 @@ def scheme(text: str, method: str) -> LayerScheme:
     if text == "fp32" or match is None:
         return LayerScheme(weight=None, activation=None, method=method)
     group = int(match["group"]) if match["group"] else None
-    grid = Grid(bits=int(match["bits"]), group=group, symmetric=True)
-    return LayerScheme(weight=grid, activation=8 if match["activation"] else None, method=method)
+    grid = Grid(bits=int(match["bits"]), group=group, symmetric=not match["zero"])
+    return LayerScheme(
+        weight=grid, activation=8 if match["activation"] else None, per_token=bool(match["token"]), method=method
+    )
 
 
 def read_plan(path: Path) -> Plan:

@@ -1,24 +1,66 @@
-"""`triptych inspect`: a model's components and layers for people and as JSON."""
+"""`triptych inspect`: a model's components and layers for people and as JSON, from its folder alone."""
 
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
+import psutil  # type: ignore[import-untyped]
+from torch import nn
+from transformers import PreTrainedModel
+
 from triptych import console
-from triptych.models.components import components
-from triptych.models.store import Loaded
+from triptych.compress.quantize.storage import to_tensors
+from triptych.models.components import Component, components, tensor_bytes
+from triptych.models.folder import Weights, find_weights, is_ours, open_folder, skeleton
+from triptych.models.remote import read_remote
+from triptych.models.store import Loaded, read_model
+from triptych.models.stream import RESIDENT, Stream
 from triptych.models.summary import summarize
+from triptych.models.tiny_batch import tiny_batch
+
+ALL = 1 << 62  # numbers in a parameter: more than any has, so all stay in memory
 
 
-def describe(loaded: Loaded) -> dict[str, Any]:
-    """Components, weight layers, and the names that a plan may use for widths and blocks."""
+def describe(path: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
+    """Components, the shapes of their layers, and for a model of our own the names that a plan may use.
+
+    Args:
+        path: folder of a model of ours, or of any model in Hugging Face form.
+        trust_remote_code: run the code that the folder brings, where it brings some.
+
+    Raises:
+        InputError: the folder cannot be read, or no batch can be made for its model; the message says why.
+    """
+    if not path.is_dir() or is_ours(path):
+        return describe_ours(read_model(path))
+    if trust_remote_code and (model := read_remote(path)) is not None:
+        parts = components(model, tiny_batch(model, path), latency=True)
+        return _describe(model, parts, {part.name: part.bytes for part in parts})
+    folder = open_folder(path)
+    model = skeleton(folder)
+    weights = find_weights(folder, model)
+    needed = sum(4 * p.numel() for p in model.parameters())
+    fits = needed < psutil.virtual_memory().available // 2
+    stream = Stream(model, weights, resident=ALL if fits else RESIDENT)
+    batch = tiny_batch(model, path)
+    stream.settle(batch.inputs)
+    parts = components(model, batch, latency=fits)  # the time of a model that is read from disk says nothing
+    sizes = stored_bytes(model, weights)
+    return _describe(model, parts, {part.name: tensor_bytes(part, sizes) for part in parts})
+
+
+def describe_ours(loaded: Loaded) -> dict[str, Any]:
+    """The same for a model of ours, with its weight layers one by one, its widths, droppable blocks and low-bit weights."""
     model = loaded.model
     rows = summarize(model)
+    parts = components(model, latency=True)
+    dense = {n: t.numel() * t.element_size() for n, t in model.state_dict().items() if n not in loaded.quantized}
+    codes = {n: to_tensors({n: item})[0].values() for n, item in loaded.quantized.items()}
+    sizes = dense | {name: sum(t.numel() * t.element_size() for t in tensors) for name, tensors in codes.items()}
     return {
-        "parameters": sum(p.numel() for p in model.parameters()),
+        **_describe(model, parts, {part.name: tensor_bytes(part, sizes) for part in parts}),
         "macs": sum(row.macs for row in rows),
-        "components": [
-            {"name": c.name, "role": c.role, "modalities": c.modalities, "parameters": c.parameters}
-            for c in components(model)
-        ],
         "layers": [
             {"name": r.name, "kind": r.kind, "output": r.output, "parameters": r.parameters, "macs": r.macs}
             for r in rows
@@ -32,19 +74,87 @@ def describe(loaded: Loaded) -> dict[str, Any]:
     }
 
 
+def stored_bytes(model: PreTrainedModel, weights: Weights) -> dict[str, int]:
+    """Bytes on disk of every parameter by its first name; one stored tensor that several are made from is shared out."""
+    names = [name for name, _ in model.named_parameters() if name in weights.sources]
+    keys = {name: weights.sources[name].keys for name in names}
+    users = Counter(key for name in names for key in keys[name])
+    return {name: sum(weights.folder.entries[key].bytes // users[key] for key in keys[name]) for name in names}
+
+
+def shapes(model: nn.Module, parts: list[Component]) -> list[dict[str, Any]]:
+    """The kinds of weight layers in each component, with the shape of their weights and how many there are."""
+    counted: Counter[tuple[str, str, tuple[int, ...]]] = Counter()
+    met: set[int] = set()
+    for path, module in model.named_modules():
+        own = {name: p for name, p in module.named_parameters(recurse=False) if id(p) not in met}
+        met |= {id(p) for p in own.values()}
+        if not own:  # or all of it is another's, as in a tied head
+            continue
+        name = next(iter(own))
+        owner = next((part.name for part in parts if part.owns(f"{path}.{name}".lstrip("."))), "")
+        shape = max((tuple(p.shape) for p in own.values()), key=len)
+        counted[owner, type(module).__name__, shape] += 1
+    order = [part.name for part in parts]
+    rows = sorted(counted.items(), key=lambda item: order.index(item[0][0]))
+    return [{"component": c, "kind": kind, "shape": shape, "count": count} for (c, kind, shape), count in rows]
+
+
+def _describe(model: nn.Module, parts: list[Component], sizes: Mapping[str, int]) -> dict[str, Any]:
+    macs = sum(part.macs for part in parts)
+    return {
+        "parameters": sum(part.parameters for part in parts),
+        "bytes": sum(sizes.values()),
+        "macs": macs,
+        "components": [
+            {
+                "name": part.name,
+                "role": part.role,
+                "modalities": part.modalities,
+                "parameters": part.parameters,
+                "bytes": sizes[part.name],
+                "blocks": part.blocks,
+                "flops_share": part.macs / macs if macs else None,
+                "latency_share": part.latency,
+                "tied_to": part.tied_to,
+            }
+            for part in parts
+        ],
+        "shapes": shapes(model, parts),
+    }
+
+
 def show(description: dict[str, Any]) -> None:
     """Two tables and a line of totals."""
     console.table(
         "components",
-        ["component", "role", "modalities", "parameters"],
-        [[c["name"], c["role"], ", ".join(c["modalities"]), f"{c['parameters']:,}"] for c in description["components"]],
+        ["component", "role", "modalities", "blocks", "parameters", "bytes", "FLOPs", "latency"],
+        [
+            [
+                c["name"],
+                c["role"],
+                ", ".join(c["modalities"]),
+                len(c["blocks"]),
+                f"{c['parameters']:,}",
+                console.human_bytes(c["bytes"]),
+                _percent(c["flops_share"]),
+                _percent(c["latency_share"]),
+            ]
+            for c in description["components"]
+        ],
     )
     console.table(
         "layers",
-        ["layer", "kind", "output", "parameters", "multiply-adds"],
-        [
-            [r["name"], r["kind"], " x ".join(map(str, r["output"])), f"{r['parameters']:,}", f"{r['macs']:,}"]
-            for r in description["layers"]
-        ],
+        ["component", "layer", "weight", "count"],
+        [[r["component"], r["kind"], " x ".join(map(str, r["shape"])), r["count"]] for r in description["shapes"]],
     )
-    console.say(f"{description['parameters']:,} parameters, {description['macs']:,} multiply-adds a sample")
+    for c in description["components"]:
+        if c["tied_to"]:
+            console.say(f"{c['name']} uses a weight of {c['tied_to']}, where it is counted")
+        if c["role"] == "unused":
+            console.say("unused: never called for the batch that was tried; it would stay as it is")
+    console.say(f"{description['parameters']:,} parameters, {console.human_bytes(description['bytes'])}")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"

@@ -1,11 +1,9 @@
 """From what a compression found out to the report: the numbers are looked up, the latencies are measured side by side here."""
 
-import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -28,6 +26,7 @@ from triptych.evaluate.speed import Latency, side_by_side
 from triptych.models.components import components
 from triptych.models.store import Loaded
 from triptych.report import schema
+from triptych.report.environment import cpu_name, versions
 from triptych.report.media import picture_uri, sound_uri
 from triptych.report.words import weakest
 
@@ -155,22 +154,20 @@ def _components(original: Loaded, compressed: Loaded) -> tuple[schema.Component,
     after = sizes(compressed)
     entries = [{n: v.parameter.numel() for n, v in weights(m).items()} for m in (original.model, compressed.model)]
     found = []
-    for then, now in zip(components(original.model), components(compressed.model), strict=True):
-        whole, left = (
-            sum(c for n, c in e.items() if part.owns(n)) for e, part in zip(entries, (then, now), strict=True)
-        )
-        rounded = [item for name, item in compressed.quantized.items() if now.owns(name)]
+    for part in components(original.model):
+        whole, left = (sum(c for n, c in e.items() if part.owns(n)) for e in entries)
+        rounded = [item for name, item in compressed.quantized.items() if part.owns(name)]
         width = (
             f"{left / whole:.0%} of its weights" if left < whole else "all its weights"
         )  # norms are folded, not lost
         found.append(
             schema.Component(
-                name=then.name,
-                role=then.role,
-                modalities=then.modalities,
-                parameters=then.parameters,
-                bytes_before=sum(s for n, s in before.items() if then.owns(n)),
-                bytes_after=sum(s for n, s in after.items() if now.owns(n)),
+                name=part.name,
+                role=part.role,
+                modalities=part.modalities,
+                parameters=part.parameters,
+                bytes_before=sum(s for n, s in before.items() if part.owns(n)),
+                bytes_after=sum(s for n, s in after.items() if part.owns(n)),
                 decision=f"{width}; {_bits(rounded) or 'stays dense, for it is small'}",
             )
         )
@@ -186,7 +183,7 @@ def sizes(loaded: Loaded) -> dict[str, int]:
 
 def _layers(original: Loaded, outcome: Compressed) -> tuple[schema.LayerPlan, ...]:
     stored = sizes(outcome.loaded)
-    views, owners = weights(outcome.loaded.model), components(outcome.loaded.model)
+    views, owners = weights(outcome.loaded.model), components(original.model)
     before = dict(original.model.named_parameters())
     method = next((s.method for s in outcome.plan.passes if isinstance(s, plans.Quantise)), "")
     rows = []
@@ -319,20 +316,4 @@ def _training(log: Sequence[dict[str, float]]) -> tuple[schema.TrainingPoint, ..
 
 
 def _environment(threads: int) -> schema.Environment:
-    packages = ("triptych", "torch", "openvino", "transformers", "numpy")
-    return schema.Environment(
-        cpu=cpu_name(),
-        threads=threads,
-        versions={"python": platform.python_version(), **{p: version(p) for p in packages}},
-    )
-
-
-def cpu_name() -> str:
-    """The processor's name as the system knows it."""
-    info = Path("/proc/cpuinfo")
-    names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
+    return schema.Environment(cpu=cpu_name(), threads=threads, versions=versions())

@@ -111,3 +111,14 @@ def _least_error(x: Float[Tensor, " samples"], low: float, high: float) -> tuple
         low = shrunk(least, high)
         high = shrunk(most, low)
     return low, high
+
+
+def per_token(x: Float[Tensor, "*tokens columns"]) -> Float[Tensor, "*tokens columns"]:
+    """Each token's values at the nearest of 256 levels of its own, step = 2 max|x| / 255, codes from -128 to 127.
+
+    The convention of compressed-tensors, so that its readers compute the same numbers: the largest value loses half a
+    step.
+    """
+    step = x.abs().amax(-1, keepdim=True) / 127.5
+    step = torch.where(step == 0, torch.finfo(x.dtype).eps, step)
+    return (x / step).round_().clamp_(-128, 127).mul_(step)

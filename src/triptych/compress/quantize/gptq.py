@@ -2,28 +2,49 @@
 
 Frantar, Ashkboos, Hoefler, Alistarh, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 Transformers" (ICLR 2023). It lowers tr((W - Q) H (W - Q)'), the error of the layer's outputs over inputs with second
-moment H = E[x x'], and is Babai's nearest plane in the lattice of codes (arXiv 2507.18553). In words, with H^-1 = U' U
-and U upper triangular:
+moment H = E[x x'], and is Babai's nearest plane in the lattice of codes (arXiv 2507.18553). With H = L D L' and L unit
+lower triangular that error is sum_j D_jj |e_j|^2, where e = (W - Q) L, so each column in turn, the last one first, is
+rounded to make its e_j least:
 
-    for j = 1 .. columns:   q_j = round(w_j);   e = (w_j - q_j) / U_jj;   w_k -= e U_jk  for the columns k > j
+    for j = columns .. 1:   q_j = round(w_j + sum_{i > j} (w_i - q_i) L_ij)
+
+This is the same arithmetic as the paper's updates with the rows of chol(H^-1) (QuIP, arXiv 2307.13304, theorem 6) but H
+is never inverted, and a column is written once rather than once a column before it.
 
 Choices made here: columns go in descending order of diag H (act-order) while groups and their scales are those of the
 original order (static), so nothing about the order is stored; scales come from the search of `grid.search_scale` on the
-unrounded matrix, not from the extremes; columns are updated inside blocks of 128 and the rest of the matrix once a
-block (lazy batches), which is the same arithmetic in fewer, larger products. U comes from one Cholesky factorisation of
-H written backwards: with H = R R' and R upper triangular, H^-1 = R^-T R^-1, so U = R^-1 and H is never inverted itself.
+unrounded matrix, not from the extremes; what the columns of other blocks of 32 ask of a block is one matrix product.
 """
+
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from triptych.compress.quantize.grid import Codes, Grid, finish, search_scale
-from triptych.compress.quantize.rtn import importances
+from triptych.compress.quantize.kernels import round_block
 from triptych.errors import InputError, NumericsError
 from triptych.registry import register
 
 SINGULAR = 1e-7  # ratio of the factor's least to largest pivot at which float64 has no correct digits left
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A damped second moment, factored in the order that columns are rounded in; columns are rounded last to first.
+
+    Attributes:
+        order: the column that stands at each place.
+        lower: Cholesky factor of the moment with its columns in that order.
+        diagonal: of the damped moment, in the original order.
+        notes: what a person should know, for example that the damping was raised.
+    """
+
+    order: Int[Tensor, "blocks columns"]
+    lower: Float[Tensor, "blocks columns columns"]
+    diagonal: Float[Tensor, "blocks columns"]
+    notes: tuple[str, ...] = ()
 
 
 @register("quantizer", "gptq")
@@ -34,9 +55,12 @@ def quantize(
     *,
     damping: float = 0.01,
     act_order: bool = True,
-    block: int = 128,
+    block: int = 32,
 ) -> Codes:
     """Rounds a matrix so that the layer's outputs move least.
+
+    Layers that read the same input are best rounded together, one below the other: rows do not depend on each other,
+    and the moment is factored once.
 
     Args:
         weight: the matrix; float64 is computed in float64, all else in float32 (the factorisation always in float64).
@@ -47,12 +71,23 @@ def quantize(
         damping: share of the mean of diag H that is added to the diagonal. Raised tenfold while H is singular; the
             codes' notes say so.
         act_order: round the columns with the largest inputs first.
-        block: columns updated at once.
+        block: columns between two matrix products.
 
     Raises:
         InputError: no moment, or one of another size.
         NumericsError: the moment holds NaN or infinity.
     """
+    w = weight.detach() if weight.dtype == torch.float64 else weight.detach().to(torch.float32)
+    return round_columns(w, factorise(w, moment, damping, act_order), grid, block)
+
+
+def factorise(
+    weight: Float[Tensor, "rows columns"],
+    moment: Float[Tensor, "*blocks inputs inputs"] | None,
+    damping: float = 0.01,
+    act_order: bool = True,
+) -> Factor:
+    """The factor of a weight's second moment; arguments and errors are those of `quantize`."""
     rows, columns = weight.shape
     if moment is None or moment.shape[-1] != columns or rows % max(1, moment[..., 0, 0].numel()):
         shape = None if moment is None else tuple(moment.shape)
@@ -60,77 +95,58 @@ def quantize(
             f"GPTQ of a {rows} x {columns} weight got second moments of shape {shape}.",
             "Collect them with `moments.collect`, or use the method rtn.",
         )
-    w = weight.detach() if weight.dtype == torch.float64 else weight.detach().to(torch.float32)
-    H, factor, order, notes = _prepare(moment.reshape(-1, columns, columns).to(torch.float64), damping, act_order)
-    scale, zero = search_scale(w, importances(w, H), grid)
-    split = (H.shape[0], rows // H.shape[0], columns)
-    along = order[:, None, :].expand(split)
-
-    def arrange(matrix: Tensor) -> Tensor:  # blocks of rows, columns in the order they are rounded
-        return matrix.reshape(split).gather(2, along)
-
-    levels = (arrange(grid.spread(scale, columns)), arrange(grid.spread(zero, columns)))
-    codes = _round_columns(arrange(w), factor.to(w.dtype), levels, grid, block)
-    values = torch.empty_like(codes).scatter_(2, along, codes).reshape(rows, columns)
-    return finish(values, scale, zero, grid, notes)
-
-
-def _prepare(
-    H: Float[Tensor, "blocks columns columns"], damping: float, act_order: bool
-) -> tuple[
-    Float[Tensor, "blocks columns columns"],
-    Float[Tensor, "blocks columns columns"],
-    Int[Tensor, "blocks columns"],
-    tuple[str, ...],
-]:
-    """The damped moments, U of H^-1 = U' U in the order of rounding, that order, and notes about raised damping."""
+    H = moment.reshape(-1, columns, columns).to(torch.float64)
     if not bool(torch.isfinite(H).all()):
         raise NumericsError(
             "The second moments for GPTQ hold NaN or infinity.",
             "Check the calibration samples and the layer before this one.",
         )
-    eye = torch.eye(H.shape[-1], dtype=H.dtype, device=H.device)
     mean = H.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]
-    H = torch.where(mean > 0, H, eye)  # no input at all: round to nearest
-    mean = torch.where(mean > 0, mean, torch.ones_like(mean))
+    H = torch.where(mean > 0, H, torch.eye(columns, dtype=H.dtype, device=H.device))  # no input: round to nearest
+    mean = torch.where(mean > 0, mean, torch.ones_like(mean))[:, 0]
     share, notes = damping, tuple[str, ...]()
     while True:
-        damped = H + share * mean * eye
-        diagonal = damped.diagonal(dim1=1, dim2=2)
-        order = diagonal.argsort(dim=-1, descending=True, stable=True)
+        diagonal = H.diagonal(dim1=1, dim2=2) + share * mean
+        order = diagonal.argsort(dim=-1, descending=True, stable=True).flip(-1)
         if not act_order:
-            order = torch.arange(H.shape[-1], device=H.device).expand_as(order)
-        ordered = damped.gather(1, order[:, :, None].expand_as(damped)).gather(2, order[:, None, :].expand_as(damped))
-        lower, failed = torch.linalg.cholesky_ex(ordered.flip(1, 2))
+            order = torch.arange(columns, device=H.device).flip(0).expand_as(order)
+        block = torch.arange(len(H), device=H.device)[:, None, None]
+        ordered = H[block, order[:, :, None], order[:, None, :]]
+        ordered.diagonal(dim1=1, dim2=2).copy_(diagonal.gather(1, order))
+        lower, failed = torch.linalg.cholesky_ex(ordered)
         pivots = lower.diagonal(dim1=1, dim2=2)
         if not bool(failed.any()) and bool((pivots.amin(-1) > SINGULAR * pivots.amax(-1)).all()):
-            break
+            return Factor(order, lower, diagonal, notes)
         share = max(share * 10, 1e-6)
         notes = (f"the second moments are singular: damping was raised from {damping:g} to {share:g}",)
-    factor = torch.linalg.solve_triangular(lower.flip(1, 2), eye.expand_as(damped), upper=True)
-    return damped, factor, order, notes
 
 
-def _round_columns(
-    W: Float[Tensor, "blocks rows columns"],
-    U: Float[Tensor, "blocks columns columns"],
-    levels: tuple[Float[Tensor, "blocks rows columns"], Float[Tensor, "blocks rows columns"]],
-    grid: Grid,
-    block: int,
-) -> Float[Tensor, "blocks rows columns"]:
-    """The loop of the paper, in lazy batches of `block` columns; `levels` are scales and zeros; returns the codes."""
-    W, codes, columns = W.clone(), torch.empty_like(W), W.shape[-1]
-    low, high = grid.low, grid.high
-    for start in range(0, columns, block):
-        stop = min(start + block, columns)
-        part, errors = W[:, :, start:stop].clone(), torch.empty_like(W[:, :, start:stop])
-        for j in range(stop - start):
-            at = start + j
-            w, s, z = part[:, :, j], levels[0][:, :, at], levels[1][:, :, at]
-            q = (w / s).round_().add_(z).clamp_(low, high)  # as `grid.encode`
-            codes[:, :, at] = q
-            error = (w - (q - z) * s) / U[:, at, at, None]
-            errors[:, :, j] = error
-            part[:, :, j + 1 :] -= error[:, :, None] * U[:, at, None, at + 1 : stop]
-        W[:, :, stop:] -= errors @ U[:, start:stop, stop:]
-    return codes
+def round_columns(weight: Float[Tensor, "rows columns"], factor: Factor, grid: Grid, block: int = 32) -> Codes:
+    """The loop of the paper over a matrix whose second moment was factored.
+
+    Columns lie in memory as rows do elsewhere, because a column is what is worked on at a time.
+    """
+    rows, columns = weight.shape
+    blocks = len(factor.order)
+    scale, zero = search_scale(weight, factor.diagonal.to(weight.dtype).repeat_interleave(rows // blocks, dim=0), grid)
+    every = torch.arange(blocks, device=weight.device)[:, None]
+
+    def arrange(matrix: Tensor, places: Tensor) -> Float[Tensor, "blocks columns rows"]:
+        split = matrix.reshape(blocks, rows // blocks, matrix.shape[1]).transpose(1, 2)
+        return split[every, places].contiguous()
+
+    group = factor.order // grid.width(columns)
+    scales, zeros = arrange(scale, group), arrange(zero, group)
+    L = (factor.lower / factor.lower.diagonal(dim1=1, dim2=2)[:, None, :]).to(weight.dtype)
+    rest = arrange(weight, factor.order)  # w_j, and w_j - q_j once the column is rounded
+    codes = torch.empty_like(rest)
+    for stop in range(columns, 0, -block):
+        part = slice(max(0, stop - block), stop)
+        codes[:, part] = torch.baddbmm(rest[:, part], L[:, stop:, part].mT, rest[:, stop:])
+        for b in range(blocks):
+            tensors = (codes[b, part], rest[b, part], L[b, part, part], scales[b, part], zeros[b, part])
+            round_block(*(tensor.numpy() for tensor in tensors), grid.low, grid.high)
+    codes += zeros
+    values = torch.empty_like(codes)
+    values[every, factor.order] = codes
+    return finish(values.transpose(1, 2).reshape(rows, columns), scale, zero, grid, factor.notes)

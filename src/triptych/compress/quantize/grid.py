@@ -9,6 +9,7 @@ Codes are signed in memory for every width; only `pack` and the engines know of 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, Int8
@@ -21,6 +22,8 @@ from triptych.structure import Settings
 # A scale is tried at its full range times each of these: 1, 0.99, ..., 0.2. Two bits take low ones, eight none.
 SHRINKS = tuple(1 - i / 100 for i in range(81))
 
+AT_ONCE = 1 << 20  # weights whose scales are searched together: all the scales that are tried for them are in memory
+
 
 class Grid(Settings):
     """The levels that a weight may take.
@@ -30,11 +33,13 @@ class Grid(Settings):
         group: columns that share a scale; None for one scale a row. The last group is shorter where it does not divide
             the columns.
         symmetric: no zero point, so zero is a level and the codes of w and -w differ in sign alone.
+        scales: the type that scales are exact in. Readers turn them into the type that a model computes in.
     """
 
     bits: int = Field(ge=2, le=8)
     group: int | None = Field(default=None, gt=0)
     symmetric: bool = True
+    scales: Literal["float16", "bfloat16"] = "float16"
 
     @property
     def low(self) -> int:
@@ -57,6 +62,17 @@ class Grid(Settings):
     def spread(self, values: Tensor, columns: int) -> Tensor:
         """One value a group [rows, groups] repeated for each of the group's columns [rows, columns]."""
         return values.repeat_interleave(self.width(columns), dim=1)[:, :columns]
+
+    def storable(self, scale: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Scales rounded so that storing them in two bytes changes nothing; those out of float16's normal range stay.
+
+        Rounding happens before the codes are chosen, so the codes make up for it.
+        """
+        if self.scales == "bfloat16":
+            return scale.to(torch.bfloat16).to(scale.dtype)
+        half = scale.to(torch.float16).to(scale.dtype)
+        normal = (scale >= torch.finfo(torch.float16).smallest_normal) & (scale <= torch.finfo(torch.float16).max)
+        return torch.where(normal, half, scale.to(torch.float32).to(scale.dtype))
 
     def size_bytes(self, rows: int, columns: int) -> int:
         """Bytes that the codes, two-byte scales and zero points of a matrix take when packed."""
@@ -108,17 +124,6 @@ def encode(
     return ((weight / scale).round() + zero).clamp_(grid.low, grid.high)
 
 
-def storable(scale: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Scales rounded to float16, so that storing them in two bytes changes nothing; those out of its normal range stay
-    as they are.
-
-    Rounding happens before the codes are chosen, so the codes make up for it.
-    """
-    half = scale.to(torch.float16).to(scale.dtype)
-    normal = (scale >= torch.finfo(torch.float16).smallest_normal) & (scale <= torch.finfo(torch.float16).max)
-    return torch.where(normal, half, scale.to(torch.float32).to(scale.dtype))
-
-
 def search_scale(
     weight: Float[Tensor, "rows columns"], importance: Float[Tensor, "rows columns"], grid: Grid
 ) -> tuple[Float[Tensor, "rows groups"], Float[Tensor, "rows groups"]]:
@@ -137,25 +142,35 @@ def search_scale(
     """
     rows, columns = weight.shape
     width, groups = grid.width(columns), grid.groups(columns)
-    pad = (0, groups * width - columns)
-    w = torch.nn.functional.pad(weight, pad).reshape(rows, groups, width)
-    h = torch.nn.functional.pad(importance, pad).reshape(rows, groups, width)  # padding has no importance
-    if columns == 0:
-        return weight.new_zeros(rows, groups), weight.new_zeros(rows, groups)
-    least, most = w.amin(-1, keepdim=True).clamp(max=0), w.amax(-1, keepdim=True).clamp(min=0)
-    span = torch.maximum(-least, most) / grid.high if grid.symmetric else (most - least) / (grid.high - grid.low)
+    scale, zero = weight.new_zeros(rows * groups), weight.new_zeros(rows * groups)
+    if columns:
+        pad = (0, groups * width - columns)  # padding has no importance
+        w = torch.nn.functional.pad(weight, pad).reshape(-1, width)
+        h = torch.nn.functional.pad(importance, pad).reshape(-1, width)
+        once = max(1, AT_ONCE // width)
+        for start in range(0, rows * groups, once):
+            part = slice(start, start + once)
+            scale[part], zero[part] = _search(w[part], h[part], grid)
+    return scale.reshape(rows, groups), zero.reshape(rows, groups)
+
+
+def _search(
+    w: Float[Tensor, "groups width"], h: Float[Tensor, "groups width"], grid: Grid
+) -> tuple[Float[Tensor, " groups"], Float[Tensor, " groups"]]:
+    """`search_scale` of some groups."""
+    from triptych.compress.quantize.kernels import least_error
+
+    low, high = grid.low, grid.high
+    least, most = w.amin(1).clamp_(max=0), w.amax(1).clamp_(min=0)
+    span = torch.maximum(-least, most) / high if grid.symmetric else (most - least) / (high - low)
     span = torch.where(span > torch.finfo(torch.float32).tiny, span, torch.ones_like(span))  # a group of zeros
-    best = torch.full_like(span, torch.inf)
-    scale, zero = storable(span), torch.zeros_like(span)
-    low, high, symmetric = grid.low, grid.high, grid.symmetric
-    for shrink, s in zip(SHRINKS, storable(torch.stack([span * shrink for shrink in SHRINKS])), strict=True):
-        z = torch.zeros_like(s) if symmetric else (low - least * shrink / s).round_().clamp_(low, high)
-        codes = (w / s).round_().add_(z).clamp_(low, high)  # as `encode`
-        error = codes.sub_(z).mul_(s).sub_(w).square_().mul_(h).sum(-1, keepdim=True)
-        better = error < best
-        best, scale = torch.where(better, error, best), torch.where(better, s, scale)
-        zero = torch.where(better, z, zero)
-    return scale.squeeze(-1), zero.squeeze(-1)
+    shrinks = torch.tensor(SHRINKS, dtype=w.dtype)
+    scales = grid.storable(span[:, None] * shrinks)
+    zeros = torch.zeros_like(scales)
+    if not grid.symmetric:
+        zeros = (low - least[:, None] * shrinks / scales).round_().clamp_(low, high)
+    chosen = torch.from_numpy(least_error(w.numpy(), h.numpy(), scales.numpy(), zeros.numpy(), low, high))[:, None]
+    return scales.gather(1, chosen)[:, 0], zeros.gather(1, chosen)[:, 0]
 
 
 def output_error(

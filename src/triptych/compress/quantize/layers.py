@@ -106,11 +106,14 @@ class LayerScheme(Settings):
         weight: the grid of the weight, or None to leave it as it is.
         activation: 8 to also round the layer's input to eight bits, so that engines multiply integers; None to leave it
             in float.
+        per_token: every token's input is rounded to a range of its own, found when the model runs; otherwise one range
+            for all, found in calibration.
         method: the quantizer that chooses the codes.
     """
 
     weight: Grid | None = None
     activation: Literal[8] | None = None
+    per_token: bool = False
     method: str = "gptq"
 
     @model_validator(mode="after")
@@ -119,7 +122,14 @@ class LayerScheme(Settings):
             raise ValueError(
                 "an eight-bit input needs a symmetric weight grid with one scale a row: integer kernels know no other"
             )
+        if self.per_token and not self.activation:
+            raise ValueError("per_token says how an input is rounded; it needs activation: 8")
         return self
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the range of the input comes from calibration."""
+        return self.activation is not None and not self.per_token
 
 
 @dataclass(frozen=True)
@@ -143,9 +153,9 @@ class QuantizedWeight:
     passes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.input is None) != (self.scheme.activation is None):
+        if (self.input is not None) != self.scheme.calibrated:
             raise InputError(
-                f"An input range goes with an eight-bit activation and with no other; the scheme is {self.scheme!r}."
+                f"An input range goes with a calibrated eight-bit activation and with no other; the scheme is {self.scheme!r}."
             )
 
     def restored(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "*shape"]:

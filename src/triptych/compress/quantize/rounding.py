@@ -34,7 +34,7 @@ def quantize_weight(
             f"The input of {view.name} cannot be rounded: only Linear and Conv layers have eight-bit kernels.",
             "Set activation: null.",
         )
-    if scheme.activation and statistics is None:
+    if scheme.calibrated and statistics is None:
         raise InputError(
             f"An eight-bit input of {view.name} needs calibration statistics.", "Collect them with `moments.collect`."
         )
@@ -48,7 +48,7 @@ def quantize_weight(
     except (InputError, NumericsError) as error:
         raise type(error)(f"{view.name}: {error.what}", error.next) from error
     span = None
-    if scheme.activation and statistics is not None:
+    if scheme.calibrated and statistics is not None:
         ends = statistics.samples.new_tensor([statistics.low, statistics.high])
         span = observe(statistics.samples if search != "minmax" else ends, search)
     passes = statistics.passes if statistics is not None and span is not None else ()

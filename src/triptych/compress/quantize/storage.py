@@ -92,7 +92,7 @@ def _read(tensors: Mapping[str, Tensor], name: str, scheme: LayerScheme, entry: 
     if values.shape != (rows, columns) or scale.shape != (rows, grid.groups(columns)):
         raise ArtifactError(f"The codes and scales of {name} do not fit its shape {shape}.", NEXT)
     span = None
-    if scheme.activation:
+    if scheme.calibrated:
         layer = name.rpartition(".")[0]
         step = get(f"{layer}.input_scale".lstrip("."), torch.float32)
         point = get(f"{layer}.input_zero_point".lstrip("."), torch.int8)

@@ -1,0 +1,287 @@
+"""The one driver: rounds the weights of a model that is on disk, group by group, in one forward pass of all samples.
+
+At each stop of `lockstep` the inputs of a group of layers that read one tensor are known over the whole calibration
+set. The group's weights are read, rounded by the method of their scheme against the second moments of those inputs,
+journalled with their block, and the samples go on through what the codes stand for. Memory holds the samples'
+activations, one group of weights and what belongs to the small parts of the model, never the model.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from triptych.compress.journal import Finished, Journal
+from triptych.compress.lockstep import Call, Stop, lockstep
+from triptych.compress.quantize.activation import per_token
+from triptych.compress.quantize.grid import Codes, output_error
+from triptych.compress.quantize.layers import LayerScheme, QuantizedWeight
+from triptych.errors import InputError, NumericsError
+from triptych.models.stream import Stream
+from triptych.models.tiny_batch import ModelBatch
+from triptych.registry import find
+
+WITHOUT_DATA = {"rtn", "hqq"}  # methods that are given no second moments here
+SAMPLED_ROWS = 64  # of a weight, on which its SQNR is measured
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be done.
+
+    Attributes:
+        schemes: what becomes of each weight, by parameter name; all are of nn.Linear layers.
+        calls: their layers in the order of a forward pass (`lockstep.trace`).
+        block_of: the block that a parameter belongs to.
+        drift: round against the inputs of the uncompressed model too (for gptaq); a second forward pass.
+        modality_weights: share of each modality's tokens in the second moments; 1 where it is not named.
+    """
+
+    schemes: Mapping[str, LayerScheme]
+    calls: Sequence[Call]
+    block_of: Callable[[str], str]
+    drift: bool = False
+    modality_weights: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Weights whose layers read one tensor and lie in one block."""
+
+    block: str
+    names: tuple[str, ...]
+
+
+def groups(work: Work) -> list[Group]:
+    """The weights to round in the order of a forward pass, those that share their input together."""
+    found: list[Group] = []
+    for call in work.calls:
+        name = f"{call.name}.weight"
+        if name not in work.schemes:
+            continue
+        block = work.block_of(name)
+        if (
+            call.shares is not None
+            and found
+            and found[-1].block == block
+            and f"{call.shares}.weight" in found[-1].names
+        ):
+            found[-1] = Group(block, (*found[-1].names, name))
+        else:
+            found.append(Group(block, (name,)))
+    return found
+
+
+def drive(
+    stream: Stream,
+    batches: Sequence[ModelBatch],
+    work: Work,
+    journal: Journal,
+    watch: Callable[[Group, Stop], None] | None = None,
+) -> Iterator[Finished]:
+    """Round everything; yields each block when it is journalled (those that an earlier run finished too).
+
+    Args:
+        stream: the model; afterwards it runs with the rounded weights.
+        batches: calibration samples.
+        work: what is to be done.
+        journal: what was done before, and where what is done now goes.
+        watch: is told of every stop before it is dealt with.
+
+    Raises:
+        NumericsError: NaN or infinity in an input or a weight; names block, layer, modality and sample.
+        InputError: a layer met no input, or the method cannot round it; names it.
+    """
+    order = groups(work)
+    at = {group.names[0].removesuffix(".weight"): group for group in order}
+    last = {group.block: group for group in order}
+    modules = {name: stream.streamed[f"{name}.weight"] for name in at}
+    stops = lockstep(stream.model, batches, modules, list(at))
+    clean_stops = lockstep(stream.model, batches, modules, list(at)) if work.drift else iter(())
+    unfinished: dict[str, Finished] = {}
+    stop, clean = next(stops, None), next(clean_stops, None)
+    while stop is not None:
+        group = at[stop.name]
+        if watch is not None:
+            watch(group, stop)
+        done = group.block in journal
+        current = journal.read(group.block) if done else unfinished.setdefault(group.block, Finished(group.block, {}))
+        if group.names[0] not in current.quantized:
+            _round_group(stream, group, stop, clean, work, batches, current)
+        if group is last[group.block] and not done:
+            journal.save(unfinished.pop(group.block))
+        for name in group.names:
+            _go_on_with(stream, name, current, journal)
+        if group is last[group.block]:
+            yield current
+        if clean is not None:
+            with stream.pinned({name: stream.weights.read(name) for name in group.names}):
+                clean = next(clean_stops, None)
+        with stream.pinned({name: current.quantized[name].restored() for name in group.names}):
+            stop = next(stops, None)
+    silent = [group.block for group in order if group.block not in journal]
+    if silent:
+        raise InputError(
+            f"{silent[0]} met no input in {len(batches)} calibration samples ({len(silent)} such blocks).",
+            "Calibrate with samples of every modality, or leave that component out.",
+        )
+
+
+def _go_on_with(stream: Stream, name: str, current: Finished, journal: Journal) -> None:
+    """From here on the model runs with what the codes stand for: from memory until the block is journalled."""
+    module = stream.streamed[name]
+    if current.quantized[name].scheme.per_token and not any(
+        isinstance(hook, RoundTokens) for hook in module._forward_pre_hooks.values()
+    ):
+        module.register_forward_pre_hook(RoundTokens())
+
+    def restored() -> Tensor:
+        item = journal.weight(name) if current.block in journal else current.quantized[name]
+        return item.restored()
+
+    stream.replace(name, restored)
+
+
+class RoundTokens:
+    """Forward pre-hook that rounds each token of a layer's input to eight bits."""
+
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """The inputs with the first one rounded."""
+        return (per_token(inputs[0]), *inputs[1:])
+
+
+def _round_group(
+    stream: Stream,
+    group: Group,
+    stop: Stop,
+    clean: Stop | None,
+    work: Work,
+    batches: Sequence[ModelBatch],
+    into: Finished,
+) -> None:
+    """Choose the codes of every weight of a group, each scheme's rows in one go: they share moments and factors."""
+    schemes: dict[LayerScheme, list[str]] = {}
+    for name in group.names:
+        schemes.setdefault(work.schemes[name], []).append(name)
+    moment = drift = None
+    tokens: dict[str, int] = {}
+    if any(scheme.method not in WITHOUT_DATA for scheme in schemes):
+        moment, tokens = _moment(stop, group, work, batches)
+        drift = None if clean is None else _drift(stop, clean)
+    for scheme, names in schemes.items():
+        weights = {name: stream.weights.read(name) for name in names}
+        for name, weight in weights.items():
+            if not bool(weight.isfinite().all()):
+                raise NumericsError(f"{name} holds NaN or infinity.", "Fetch the model again, or train it again.")
+        together = torch.cat(list(weights.values()))
+        assert scheme.weight is not None
+        options: dict[str, Any] = {"drift": drift} if scheme.method == "gptaq" else {}
+        data = None if scheme.method in WITHOUT_DATA else moment
+        try:
+            codes = find("quantizer", scheme.method)(together, data, scheme.weight, **options)
+        except (InputError, NumericsError) as error:
+            raise type(error)(f"{names[0]}: {error.what}", error.next) from error
+        first = 0
+        for name, weight in weights.items():
+            part = _rows(codes, first, first + len(weight))
+            first += len(weight)
+            into.quantized[name] = QuantizedWeight(part, tuple(weight.shape), scheme)
+            into.notes[name] = {
+                "sqnr_db": round(_sqnr_db(weight, part, moment), 2),
+                "tokens": tokens,
+                "notes": list(part.notes),
+            }
+
+
+def _rows(codes: Codes, first: int, stop: int) -> Codes:
+    zero = None if codes.zero is None else codes.zero[first:stop].clone()
+    return Codes(codes.values[first:stop].clone(), codes.scale[first:stop].clone(), zero, codes.grid, codes.notes)
+
+
+def _sqnr_db(weight: Tensor, codes: Codes, moment: Tensor | None) -> float:
+    """Signal to rounding noise of the layer's output in dB, on some evenly spaced rows."""
+    rows = torch.linspace(0, len(weight) - 1, min(SAMPLED_ROWS, len(weight))).long()
+    restored = codes.dequantize()
+    return -10 * math.log10(max(output_error(weight[rows], restored[rows], moment), 1e-30))
+
+
+def _moment(
+    stop: Stop, group: Group, work: Work, batches: Sequence[ModelBatch]
+) -> tuple[Float[Tensor, "columns columns"], dict[str, int]]:
+    """E[x x'] of the group's inputs, each modality's tokens with its weight; and how many tokens of each there were."""
+    total: Tensor | None = None
+    weight_sum, tokens = 0.0, dict[str, int]()
+    for number, x in stop.inputs.items():
+        for modality, rows in _by_modality(x, batches[number], work):
+            weight = work.modality_weights.get(modality, 1.0)
+            total = gram(rows, weight) if total is None else total.add_(gram(rows, weight))
+            weight_sum += weight * len(rows)
+            tokens[modality] = tokens.get(modality, 0) + len(rows)
+    assert total is not None
+    if not bool(total.diagonal().isfinite().all()):
+        _blame(stop, group, work, batches)
+    return total / max(weight_sum, 1e-30), tokens
+
+
+def _blame(stop: Stop, group: Group, work: Work, batches: Sequence[ModelBatch]) -> None:
+    """Say which sample brought the NaN or infinity."""
+    layer = group.names[0].removesuffix(".weight")
+    for number, x in stop.inputs.items():
+        for modality, rows in _by_modality(x, batches[number], work):
+            if not bool(rows.isfinite().all()):
+                raise NumericsError(
+                    f"The input of {layer} (block {group.block}) holds NaN or infinity: {modality or 'all'} tokens of "
+                    f"calibration batch {number}.",
+                    "Look at that sample, and at the layers before this one.",
+                )
+    raise NumericsError(
+        f"The inputs of {layer} (block {group.block}) are too large to be squared.", "Look at the layers before it."
+    )
+
+
+def _by_modality(x: Tensor, batch: ModelBatch, work: Work) -> Iterator[tuple[str, Float[Tensor, "tokens columns"]]]:
+    """The input's vectors without padding, apart by modality where the weights ask for it; "" stands for all."""
+    mask, columns = batch.inputs.get("attention_mask"), x.shape[-1]
+    at = x.shape[:-1]
+    real = torch.ones(at, dtype=torch.bool)
+    if isinstance(mask, Tensor) and mask.shape == at:
+        real = mask.bool()
+    if batch.tokens is None or batch.tokens.shape != at:
+        yield "", x[real].reshape(-1, columns)
+    elif not work.modality_weights:
+        yield "", (x.reshape(-1, columns) if bool(real.all()) else x[real])
+    else:
+        for index, modality in enumerate(batch.names):
+            rows = x[real & (batch.tokens == index)]
+            if len(rows):
+                yield modality, rows
+
+
+def gram(rows: Float[Tensor, "tokens columns"], weight: float = 1.0) -> Float[Tensor, "columns columns"]:
+    """X' X, computed for one triangle of panels only: the product is symmetric."""
+    columns = rows.shape[1]
+    panel = max(128, -(-columns // 4))
+    out = rows.new_empty(columns, columns)
+    for first in range(0, columns, panel):
+        stop = min(first + panel, columns)
+        strip = rows[:, first:stop].T @ rows[:, first:]
+        out[first:stop, first:] = strip
+        out[first:, first:stop] = strip.T
+    return out if weight == 1.0 else out.mul_(weight)
+
+
+def _drift(stop: Stop, clean: Stop) -> Float[Tensor, "columns columns"]:
+    """E[(x - x^) x^'] with x of the uncompressed model and x^ of this one."""
+    total: Tensor | None = None
+    count = 0
+    for number, hat in stop.inputs.items():
+        rounded = hat.reshape(-1, hat.shape[-1])
+        part = (clean.inputs[number].reshape(-1, hat.shape[-1]) - rounded).T @ rounded
+        total = part if total is None else total.add_(part)
+        count += len(rounded)
+    assert total is not None
+    return total / max(1, count)

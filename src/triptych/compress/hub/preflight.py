@@ -1,0 +1,104 @@
+"""What a compression will take, found by doing its most expensive block for real.
+
+The samples run up to that block and its weights are rounded as they will be; what that took, scaled by the arithmetic of
+all blocks, is the forecast. Bytes are exact: they follow from the schemes.
+"""
+
+import resource
+import shutil
+import tempfile
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor
+
+from triptych import console
+from triptych.compress.driver import drive, groups
+from triptych.compress.hub.prepare import Prepared
+from triptych.compress.journal import Journal
+from triptych.evaluate.agreement import conditions
+from triptych.structure import Settings
+
+
+class Forecast(Settings):
+    """The forecast.
+
+    Attributes:
+        block: the block that was done for real.
+        minutes: of the whole compression, comparison of the two models included.
+        peak_bytes: resident memory at most, interpreter and libraries included.
+        disk_bytes: free space that is needed: the new folder and the journal beside it.
+        bytes_after: of the new folder's tensors.
+    """
+
+    block: str
+    minutes: float
+    peak_bytes: int
+    disk_bytes: int
+    bytes_after: int
+
+
+def forecast(ready: Prepared) -> Forecast:
+    """Do the most expensive block, and scale by the arithmetic."""
+    work = ready.work
+    costs = block_costs(ready)
+    block, cost = max(costs.items(), key=lambda item: item[1])
+    position = {call.name: number for number, call in enumerate(work.calls)}
+    alone = replace(work, schemes={n: s for n, s in work.schemes.items() if work.block_of(n) == block})
+    reached = max(position[name.removesuffix(".weight")] for name in alone.schemes) / len(position)
+    folder = Path(tempfile.mkdtemp(prefix="triptych-"))
+    try:
+        with console.stage(f"do {block} for real"):
+            began = time.monotonic()
+            for _ in drive(ready.stream, ready.used, alone, Journal(folder / "work", {})):
+                pass
+            spent = time.monotonic() - began
+    finally:
+        shutil.rmtree(folder)
+    one_pass = ready.pass_seconds * len(ready.used)
+    rounding = max(0.0, spent - one_pass * reached) * sum(costs.values()) / cost
+    compared = 2 * ready.pass_seconds * len(ready.held_out) * len(conditions(ready.held_out))
+    rounded = sum(_rounded_bytes(ready).values())
+    stored = {name: ready.weights.entry(name) for name in work.schemes}
+    dense = ready.folder.bytes - sum(entry.bytes for entry in stored.values() if entry is not None)
+    return Forecast(
+        block=block,
+        minutes=(one_pass + compared + rounding) / 60,
+        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        disk_bytes=2 * rounded + dense,
+        bytes_after=rounded + dense,
+    )
+
+
+def _rounded_bytes(ready: Prepared) -> dict[str, int]:
+    """Bytes of the codes, scales and zeros of each weight that is rounded."""
+    found = {}
+    for name, scheme in ready.work.schemes.items():
+        rows, columns = ready.stream.model_shape(name)
+        assert scheme.weight is not None
+        found[name] = scheme.weight.size_bytes(rows, columns)
+    return found
+
+
+def block_costs(ready: Prepared) -> dict[str, int]:
+    """Multiply-adds of rounding each block: one triangle of moments over all samples, and every column's update."""
+    lengths = [
+        max((x.shape[1] for x in b.inputs.values() if isinstance(x, Tensor) and x.ndim > 1), default=1)
+        for b in ready.used
+    ]
+    costs: Counter[str] = Counter()
+    for group in groups(ready.work):
+        shapes = [ready.stream.model_shape(name) for name in group.names]
+        costs[group.block] += shapes[0][1] ** 2 * (sum(lengths) // 2 + sum(shape[0] for shape in shapes))
+    return dict(costs)
+
+
+def show(found: Forecast) -> None:
+    """The forecast in one line."""
+    size = console.human_bytes
+    console.say(
+        f"about {found.minutes:.1f} minutes, {size(found.peak_bytes)} of memory at most, {size(found.disk_bytes)} of disk while it works; "
+        f"the new folder holds {size(found.bytes_after)} of tensors"
+    )

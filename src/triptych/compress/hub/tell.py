@@ -1,0 +1,181 @@
+"""What the compression of a folder tells: the plan before the work, the table and the report after it, the model card."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from triptych import console
+from triptych.compress.coverage import Coverage
+from triptych.compress.hub.prepare import HubRequest, Prepared
+from triptych.compress.hub.write import stored_bytes
+from triptych.compress.journal import Journal
+from triptych.evaluate.agreement import Agreement
+from triptych.export.card import card
+from triptych.report.environment import cpu_name, versions
+
+
+def build(
+    request: HubRequest,
+    ready: Prepared,
+    journal: Journal,
+    covered: Sequence[Coverage],
+    agreement: Agreement | None,
+    command: str,
+) -> dict[str, Any]:
+    """What report.json holds: the words of the design where they apply, `agreement` where a labelled metric would stand."""
+    notes = {name: note for finished in journal.blocks() for name, note in finished.notes.items()}
+    sizes = {
+        name: stored_bytes(ready, name, item)
+        for finished in journal.blocks()
+        for name, item in finished.quantized.items()
+    }
+    before = {name: ready.weights.entry(name) for name in sizes}
+    saved = sum(entry.bytes - sizes[name] for name, entry in before.items() if entry is not None)
+    after = ready.folder.bytes - saved
+    return {
+        "schema": 1,
+        "before": {"bytes": ready.folder.bytes},
+        "after": {"bytes": after},
+        "ratio": {"bytes": ready.folder.bytes / after},
+        "contract": judge(request, agreement),
+        "agreement": None if agreement is None else _agreement(agreement),
+        "components": component_rows(ready, sizes, notes),
+        "layers": {
+            name: {"scheme": ready.choice.layers[name], "method": ready.work.schemes[name].method, **note}
+            for name, note in notes.items()
+        },
+        "dense": ready.choice.dense,
+        "coverage": [{"component": c.component, "samples": c.samples, "tokens": c.tokens} for c in covered],
+        "environment": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "versions": versions()},
+        "data": {
+            "rows": len(ready.calibration.rows),
+            "skipped": [vars(row) for row in ready.calibration.skipped],
+            "sha256": ready.calibration.sha256,
+        },
+        "command": command,
+    }
+
+
+def judge(request: HubRequest, agreement: Agreement | None) -> dict[str, Any]:
+    """The promise and what became of it; the lower ends of the intervals decide."""
+    broken: list[str] = []
+    if agreement is None or len(agreement.unchanged) < 2:
+        return {"keep": request.keep, "verdict": "not judged", "broken": broken}
+    whole = agreement.whole(request.seed)
+    if request.keep is not None and whole.low < request.keep:
+        broken.append(
+            f"{whole.point:.1%} of the answers are unchanged ({whole.low:.1%} at least), not {request.keep:.1%}"
+        )
+    for modality, kept in agreement.kept.items():
+        if request.keep_modality is not None and kept.low < request.keep_modality:
+            broken.append(f"{modality} keeps {kept.point:.1%} of its effect ({kept.low:.1%} at least)")
+    return {
+        "keep": request.keep,
+        "kept": whole.point,
+        "interval": [whole.low, whole.high],
+        "per_modality": {m: {"kept": k.point, "interval": [k.low, k.high]} for m, k in agreement.kept.items()},
+        "verdict": "broken" if broken else "kept",
+        "broken": broken,
+    }
+
+
+def _agreement(agreement: Agreement) -> dict[str, Any]:
+    return {
+        "samples": len(agreement.divergence),
+        "measure": "KL in nats" if agreement.distribution else "relative error",
+        "divergence": float(agreement.divergence.mean()),
+        "unchanged": float(agreement.unchanged.mean()),
+    }
+
+
+def component_rows(
+    ready: Prepared, sizes: Mapping[str, int] | None = None, notes: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """A row a component: what it is, what is done to it, what stays dense and why."""
+    rows = []
+    for part in ready.parts:
+        layers = [
+            name for name, owner in ready.choice.component.items() if owner == part.name and name in ready.choice.layers
+        ]
+        before = sum(
+            entry.bytes
+            for name, parameter in ready.stream.model.named_parameters()
+            if part.owns(name) and (entry := ready.weights.entry(name)) is not None and parameter is not None
+        )
+        row = {
+            "name": part.name,
+            "role": part.role,
+            "modalities": list(part.modalities),
+            "parameters": part.parameters,
+            "blocks": len(part.blocks),
+            "bytes_before": before,
+            "decision": dict(Counter(ready.choice.layers[name] for name in layers)),
+            "dense": dict(ready.choice.reasons().get(part.name, {})),
+        }
+        if sizes is not None and notes is not None:
+            saved = sum((e.bytes if (e := ready.weights.entry(n)) else 0) - sizes[n] for n in layers)
+            found = [notes[name]["sqnr_db"] for name in layers]
+            row |= {"bytes_after": before - saved, "sqnr_db": round(min(found), 1) if found else None}
+        rows.append(row)
+    return rows
+
+
+def show_choice(ready: Prepared) -> None:
+    """Before any work: what will be compressed, what stays dense, and why."""
+    console.table(
+        "plan",
+        ["component", "role", "modalities", "parameters", "blocks", "rounded", "dense"],
+        [
+            [
+                row["name"],
+                row["role"],
+                ", ".join(row["modalities"]),
+                f"{row['parameters']:,}",
+                row["blocks"],
+                ", ".join(f"{count} x {word}" for word, count in row["decision"].items()) or "nothing",
+                "; ".join(f"{count} {why}" for why, count in row["dense"].items()),
+            ]
+            for row in component_rows(ready)
+        ],
+    )
+
+
+def show_outcome(report: Mapping[str, Any]) -> None:
+    """The table that matters."""
+    before, after = report["before"]["bytes"], report["after"]["bytes"]
+    rows = [
+        ["bytes of tensors", console.human_bytes(before), console.human_bytes(after), f"{before / after:.1f}x smaller"]
+    ]
+    said, contract = report["agreement"], report["contract"]
+    if said is not None:
+        rows.append(["divergence of the answers", "0", f"{said['divergence']:.4g}", said["measure"]])
+    if "interval" in contract:
+        low, high = contract["interval"]
+        rows.append(["answers unchanged", "100 %", f"{contract['kept']:.1%}", f"{low:.1%} to {high:.1%}"])
+        for modality, kept in contract["per_modality"].items():
+            low, high = kept["interval"]
+            rows.append([f"  effect of {modality}", "100 %", f"{kept['kept']:.1%}", f"{low:.1%} to {high:.1%}"])
+    console.table("before and after", ["", "original", "compressed", ""], rows)
+
+
+def write_card(request: HubRequest, ready: Prepared, report: Mapping[str, Any], command: str) -> str:
+    """The model card of the new folder."""
+    said, contract = report["agreement"], report["contract"]
+    rows = [("bytes of tensors", f"{report['before']['bytes']:,}", f"{report['after']['bytes']:,}")]
+    if said is not None:
+        rows.append((f"divergence ({said['measure']})", "0", f"{said['divergence']:.4g}"))
+    if "interval" in contract:
+        rows.append(("answers unchanged", "100 %", f"{contract['kept']:.2%}"))
+        rows += [(f"effect of {m}", "100 %", f"{k['kept']:.2%}") for m, k in contract["per_modality"].items()]
+    return card(
+        request.out.name,
+        base=request.model.name,
+        command=command,
+        recipe={row["name"]: row["decision"] for row in report["components"] if row["decision"]},
+        data=f"{len(ready.calibration.rows)} rows of {request.data.name}",
+        data_sha256=ready.calibration.sha256,
+        rows=rows,
+        dense={name.removesuffix(".weight"): why for name, why in ready.choice.dense.items()},
+    )

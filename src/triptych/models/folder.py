@@ -1,0 +1,240 @@
+"""A Hugging Face model folder: its config, its architecture without weights, and its weights one at a time.
+
+`skeleton` builds the model with every parameter on the meta device, so a model of any size costs kilobytes; `Weights`
+then reads single parameters from disk under the names that the built model uses. transformers renames, splits and
+merges the tensors of older checkpoints while it loads them; the same rules are applied here, tensor by tensor.
+"""
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate import init_empty_weights
+from torch import Tensor
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
+from transformers.initialization import no_init_weights
+
+from triptych.errors import ArtifactError, InputError
+from triptych.models.tensors import AGAIN, Entry, read_index
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """What a folder says about its model, before any weight is read.
+
+    Attributes:
+        path: the folder.
+        config: as transformers reads it.
+        architecture: the class that is built.
+        entries: every stored tensor by its name on disk.
+    """
+
+    path: Path
+    config: PreTrainedConfig
+    architecture: type[PreTrainedModel]
+    entries: dict[str, Entry]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that a reader computes in: that of the config, or else of the weights."""
+        said = getattr(self.config, "dtype", None)
+        stored = next((e.dtype for e in self.entries.values() if e.dtype.is_floating_point), torch.float32)
+        return said if isinstance(said, torch.dtype) else stored
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all stored tensors."""
+        return sum(entry.bytes for entry in self.entries.values())
+
+
+def open_folder(path: Path) -> ModelFolder:
+    """Read a folder's config and the headers of its weights.
+
+    Raises:
+        ArtifactError: no config, no safetensors, a missing or damaged shard.
+        InputError: the model type or class is unknown, it brings code of its own, or it is quantised already.
+    """
+    try:
+        said = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(f"{path} holds no readable config.json: {error}.", "Point at a model folder.") from error
+    if not isinstance(said, dict) or not said.get("model_type"):
+        raise ArtifactError(f"{path / 'config.json'} names no model_type.", AGAIN)
+    if said.get("auto_map"):
+        raise InputError(
+            f"{path} brings code of its own ({', '.join(map(str, said['auto_map']))}), which is not run.",
+            "Use a version of the model that is part of transformers, or convert it to one.",
+        )
+    if said.get("quantization_config"):
+        method = said["quantization_config"].get("quant_method", "some method")
+        raise InputError(f"{path} is quantised already ({method}).", "Point at the model it was made from.")
+    try:
+        config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"transformers {transformers.__version__} cannot read {path / 'config.json'}: {' '.join(str(error).split())[:300]}",
+            "Mend the config, or install a version of transformers that knows this model type.",
+        ) from error
+    names = config.architectures or []
+    architecture = getattr(transformers, names[0], None) if names else None
+    if not (isinstance(architecture, type) and issubclass(architecture, PreTrainedModel)):
+        raise InputError(
+            f"{path / 'config.json'} asks for the architecture {names[0] if names else None!r}, which transformers "
+            f"{transformers.__version__} does not have.",
+            'Name a class of transformers under "architectures".',
+        )
+    return ModelFolder(path, config, architecture, read_index(path))
+
+
+def skeleton(folder: ModelFolder) -> PreTrainedModel:
+    """The model in evaluation mode, its parameters on the meta device, its buffers real (those on disk are loaded).
+
+    Raises:
+        InputError: the config does not build.
+    """
+    try:
+        with init_empty_weights(include_buffers=False), no_init_weights():
+            model = folder.architecture(copy.deepcopy(folder.config))
+    except Exception as error:
+        raise InputError(
+            f"{folder.architecture.__name__} cannot be built from {folder.path / 'config.json'}: {error}.", AGAIN
+        ) from error
+    model.tie_weights()
+    for module in model.modules():  # nothing is generated here, and a cache would keep every layer's keys and values
+        config: Any = getattr(module, "config", None)
+        if getattr(config, "use_cache", None) is not None:
+            config.use_cache = False
+    return model.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one parameter comes from: stored tensors, and how they become it (None: as they are)."""
+
+    keys: tuple[str, ...]
+    convert: Callable[[], Mapping[str, Tensor]] | None = None
+
+
+@dataclass
+class Weights:
+    """The weights of a model on disk, by the names that the built model gives them."""
+
+    folder: ModelFolder
+    sources: dict[str, Source]
+    unused: tuple[str, ...] = ()  # stored, but the model has no place for them
+    dtype: torch.dtype = field(default=torch.float32)
+
+    def read(self, name: str) -> Tensor:
+        """One parameter or buffer; floating point in `dtype`."""
+        source = self.sources[name]
+        tensor = source.convert()[name] if source.convert else self.folder.entries[source.keys[0]].read()
+        return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
+
+    def entry(self, name: str) -> Entry | None:
+        """The stored tensor that is this parameter as it is, or None where it is made from several."""
+        source = self.sources[name]
+        return None if source.convert else self.folder.entries[source.keys[0]]
+
+    def stored_name(self, name: str) -> str:
+        """The name on disk of a parameter that is stored as it is; the model's own name elsewhere."""
+        source = self.sources[name]
+        return name if source.convert else source.keys[0]
+
+
+def find_weights(folder: ModelFolder, model: PreTrainedModel) -> Weights:
+    """Match what is stored with what the model needs.
+
+    Raises:
+        ArtifactError: a parameter is stored nowhere, or with another shape; names it.
+    """
+    mapping = get_model_conversion_mapping(model)
+    renamings = [rule for rule in mapping if isinstance(rule, WeightRenaming)]
+    converters = [rule for rule in mapping if isinstance(rule, WeightConverter)]
+    owner = {pattern: rule for rule in converters for pattern in rule.source_patterns}
+    wanted = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
+    prefix, sources, unused = model.base_model_prefix, dict[str, Source](), list[str]()
+    merged: dict[str, tuple[str, list[tuple[str, str]]]] = {}
+    for key in sorted(folder.entries, key=dot_natural_key):
+        name, pattern = rename_source_key(key, renamings, converters, prefix, wanted)
+        if name not in wanted and key in wanted:
+            name, pattern = key, None
+        if name not in wanted:
+            unused.append(key)
+        elif pattern is None:
+            sources[name] = Source((key,))
+        else:
+            merged.setdefault(name, (pattern, []))[1].append((pattern, key))
+    for name, (pattern, found) in merged.items():
+        for made, source in _converted(folder, model, owner[pattern], name, found):
+            sources[made] = source
+    _share_tied(model, sources)
+    weights = Weights(folder, sources, tuple(unused))
+    _complete(weights, model)
+    return weights
+
+
+def _converted(
+    folder: ModelFolder, model: PreTrainedModel, rule: WeightConverter, name: str, found: list[tuple[str, str]]
+) -> Iterator[tuple[str, Source]]:
+    """The parameters that one rule makes from several stored tensors, or several from one."""
+
+    def convert() -> Mapping[str, Tensor]:
+        fresh = copy.deepcopy(rule)
+        for pattern, key in found:
+            fresh.add_tensor(name, key, pattern, folder.entries[key].read)
+        made = fresh.convert(name, model=model, config=model.config)
+        return {n: t[0] if isinstance(t, list) else t for n, t in made.items()}
+
+    keys = tuple(key for _, key in found)
+    for target in rule.target_patterns:
+        yield name.replace(rule.target_patterns[0], target), Source(keys, convert)
+
+
+def _share_tied(model: PreTrainedModel, sources: dict[str, Source]) -> None:
+    """Give every name of a shared parameter the source that one of them has."""
+    by_tensor: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        by_tensor.setdefault(id(parameter), []).append(name)
+    for names in by_tensor.values():
+        source = next((sources[name] for name in names if name in sources), None)
+        if source is not None:
+            for name in names:
+                sources.setdefault(name, source)
+
+
+def _complete(weights: Weights, model: PreTrainedModel) -> None:
+    """Load stored buffers, and see that no parameter is missing or misshapen."""
+    path = weights.folder.path
+    for name, parameter in model.named_parameters():
+        if name not in weights.sources:
+            raise ArtifactError(
+                f"{path} stores no tensor for the parameter {name!r} of {type(model).__name__}.",
+                "Fetch the folder again, or mend the architecture that its config.json names.",
+            )
+        entry = weights.entry(name)
+        if entry is not None and entry.shape != tuple(parameter.shape):
+            raise ArtifactError(
+                f"{weights.stored_name(name)} in {entry.file} has the shape {entry.shape}, but the config asks for "
+                f"{tuple(parameter.shape)}.",
+                "Fetch the folder again: config and weights are not of one model.",
+            )
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            if name in weights.sources:
+                buffer.copy_(weights.read(name))
+
+
+def is_ours(path: Path) -> bool:
+    """Whether the folder holds a model that Triptych built."""
+    try:
+        said: Any = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(said, dict) and said.get("model_type") == "triptych"

@@ -1,0 +1,138 @@
+"""Folders opened without their weights, and models that run while their weights stay on disk."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from families import FAMILIES
+from triptych.errors import ArtifactError, InputError
+from triptych.models.folder import find_weights, open_folder, skeleton
+from triptych.models.stream import Stream
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("clip")
+    FAMILIES["clip"]().save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    for file in saved.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def change(folder: Path, **values: object) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+
+
+def test_every_parameter_is_found_with_its_value(saved: Path) -> None:
+    model, folder = FAMILIES["clip"](), open_folder(saved)
+    empty = skeleton(folder)
+    assert all(parameter.is_meta for parameter in empty.parameters())
+    weights = find_weights(folder, empty)
+    assert not weights.unused
+    for name, parameter in model.named_parameters():
+        assert torch.equal(weights.read(name), parameter)
+
+
+def test_streams_and_answers_alike(saved: Path) -> None:
+    model, folder = FAMILIES["clip"](), open_folder(saved)
+    empty = skeleton(folder)
+    stream = Stream(empty, find_weights(folder, empty), resident=0)
+    side = model.config.vision_config.image_size
+    inputs = {"input_ids": torch.randint(3, 60, (2, 7)), "pixel_values": torch.randn(2, 3, side, side)}
+    stream.settle(inputs)
+    assert any(isinstance(m, nn.Embedding) for m in stream.streamed.values())
+    with torch.no_grad():
+        assert torch.equal(empty(**inputs).logits_per_image, model(**inputs).logits_per_image)
+    assert all(empty.get_parameter(name).is_meta for name in stream.streamed)
+
+
+def test_a_replaced_weight_is_used_until_the_end(saved: Path) -> None:
+    folder = open_folder(saved)
+    empty = skeleton(folder)
+    stream = Stream(empty, find_weights(folder, empty), resident=0)
+    name = next(n for n, m in stream.streamed.items() if isinstance(m, nn.Linear))
+    stream.replace(name, lambda: torch.zeros(stream.model_shape(name)))
+    layer = stream.streamed[name]
+    with torch.no_grad():
+        out = layer(torch.randn(3, stream.model_shape(name)[1]))
+    bias = layer.bias if layer.bias is not None else torch.zeros(())
+    assert torch.equal(out, bias.expand_as(out))
+
+
+class Reader(nn.Module):
+    """Reads the weight of a layer that it never calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(8, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.inner.weight)
+
+
+def test_a_weight_that_is_read_without_a_call_stays(saved: Path) -> None:
+    class Disk:
+        dtype = torch.float32
+
+        def read(self, name: str) -> torch.Tensor:
+            return torch.full((8, 8) if name.endswith("weight") else (8,), 2.0)
+
+        def entry(self, name: str) -> None:  # noqa: ARG002 - all of it is made here
+            return None
+
+    model = Reader().to("meta")
+    stream = Stream(model, Disk(), resident=0)
+    assert list(stream.streamed) == ["inner.weight"]
+    stream.settle({"x": torch.ones(1, 8)})
+    assert not stream.streamed
+    assert torch.equal(model(torch.ones(1, 8)), torch.full((1, 8), 16.0))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model_type": "never_seen"}, "cannot read"),
+        ({"architectures": ["NoSuchModel"]}, "NoSuchModel"),
+        ({"architectures": None}, "None"),
+        ({"auto_map": {"AutoModel": "modeling.Evil"}}, "brings code of its own"),
+        ({"quantization_config": {"quant_method": "gptq"}}, r"quantised already \(gptq\)"),
+    ],
+)
+def test_configs_that_are_refused(copy: Path, values: dict[str, object], message: str) -> None:
+    change(copy, **values)
+    with pytest.raises(InputError, match=message):
+        open_folder(copy)
+
+
+def test_a_config_of_another_model_is_refused_by_the_name_of_the_tensor(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    change(copy, projection_dim=config["projection_dim"] * 2)
+    folder = open_folder(copy)
+    with pytest.raises(ArtifactError, match=r"projection.*has the shape"):
+        find_weights(folder, skeleton(folder))
+
+
+def test_a_missing_tensor_is_named(copy: Path) -> None:
+    import safetensors.torch
+
+    tensors = safetensors.torch.load_file(copy / "model.safetensors")
+    lost = tensors.pop("visual_projection.weight")
+    assert lost.numel()
+    safetensors.torch.save_file(tensors, copy / "model.safetensors")
+    folder = open_folder(copy)
+    with pytest.raises(ArtifactError, match=r"visual_projection\.weight"):
+        find_weights(folder, skeleton(folder))
+
+
+def test_no_config(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match=r"config\.json"):
+        open_folder(tmp_path)
