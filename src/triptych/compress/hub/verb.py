@@ -3,6 +3,7 @@
 The model is never in memory as a whole; the original and the compressed model are compared by streaming both.
 """
 
+import ctypes
 import hashlib
 import json
 import os
@@ -25,6 +26,8 @@ from triptych.errors import ContractBroken
 from triptych.evaluate.agreement import answers, compare, conditions
 from triptych.models.folder import ModelFolder
 
+M_MMAP_THRESHOLD = -3  # malloc.h
+
 
 def compress_folder(request: HubRequest, *, command: str, dry_run: bool = False) -> dict[str, Any]:
     """Compress a folder into another, and compare the two on held-out rows.
@@ -33,6 +36,7 @@ def compress_folder(request: HubRequest, *, command: str, dry_run: bool = False)
         ContractBroken: a promise was asked for and is not kept; the folder and its report are written all the same.
     """
     began = time.monotonic()
+    return_memory()
     ready = prepare(request)
     show_choice(ready)
     if dry_run:
@@ -73,6 +77,16 @@ def compress_folder(request: HubRequest, *, command: str, dry_run: bool = False)
             "Give the component with the lowest SQNR more bits (--components), or promise less (--keep).",
         )
     return report
+
+
+def return_memory() -> None:
+    """Have the C library give large blocks back to the system when they are freed (glibc; elsewhere nothing happens).
+
+    It would keep blocks of up to 32 MB in its heap once some were freed: weights that come and go by the hundred then leave
+    holes that stay resident, 1.6 GB of them for a 2B model.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def work_folder(out: Path) -> Path:
