@@ -25,12 +25,10 @@ def build(
     command: str,
 ) -> dict[str, Any]:
     """What report.json holds: the words of the design where they apply, `agreement` where a labelled metric would stand."""
-    notes = {name: note for finished in journal.blocks() for name, note in finished.notes.items()}
-    sizes = {
-        name: stored_bytes(ready, name, item)
-        for finished in journal.blocks()
-        for name, item in finished.quantized.items()
-    }
+    notes, sizes = dict[str, dict[str, Any]](), dict[str, int]()
+    for finished in journal.blocks():  # each is read and hashed, so once
+        notes |= finished.notes
+        sizes |= {name: stored_bytes(ready, name, item) for name, item in finished.quantized.items()}
     before = {name: ready.weights.entry(name) for name in sizes}
     saved = sum(entry.bytes - sizes[name] for name, entry in before.items() if entry is not None)
     after = ready.folder.bytes - saved
@@ -101,8 +99,8 @@ def component_rows(
         ]
         before = sum(
             entry.bytes
-            for name, parameter in ready.stream.model.named_parameters()
-            if part.owns(name) and (entry := ready.weights.entry(name)) is not None and parameter is not None
+            for name, _ in ready.stream.model.named_parameters()
+            if part.owns(name) and (entry := ready.weights.entry(name)) is not None
         )
         row = {
             "name": part.name,
