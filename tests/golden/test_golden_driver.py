@@ -1,5 +1,6 @@
 """The driver against its slow twin: a whole model in memory, run from the start again for every group of layers."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 from families import FAMILIES
 from triptych.compress.driver import Work, drive
 from triptych.compress.journal import Journal
-from triptych.compress.lockstep import trace
+from triptych.compress.lockstep import Call, trace
 from triptych.compress.quantize.gptq import quantize
 from triptych.compress.quantize.grid import Grid
 from triptych.compress.quantize.layers import LayerScheme
@@ -52,22 +53,51 @@ def batches(name: str, model: nn.Module) -> list[ModelBatch]:
     return [ModelBatch(inputs, {}, None, ()) for inputs in made]
 
 
+def driven(folder: Path, samples: Sequence[ModelBatch], calls: Sequence[Call], work: Path) -> tuple[Journal, Stream]:
+    """What the driver makes of a folder's layers."""
+    opened = open_folder(folder)
+    empty = skeleton(opened)
+    schemes = {f"{call.name}.weight": FOUR for call in calls}
+    stream = Stream(empty, find_weights(opened, empty), always=set(schemes))
+    journal = Journal(work, {})
+    list(drive(stream, samples, Work(schemes, calls, lambda weight: weight.rpartition(".")[0]), journal))
+    return journal, stream
+
+
+def linear_layers(model: nn.Module) -> dict[str, nn.Module]:
+    """Those that share their weight with no table."""
+    tied = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and id(m.weight) not in tied}
+
+
+def test_some_rows_at_a_time_make_the_same_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FAMILIES["llava"]()
+    model.save_pretrained(tmp_path / "model")
+    samples = batches("llava", model)
+    calls = trace(model, samples[1], linear_layers(model))
+    whole, stream = driven(tmp_path / "model", samples, calls, tmp_path / "whole")
+    assert not any(map(stream.in_parts, stream.streamed))
+    monkeypatch.setattr("triptych.compress.driver.TOGETHER", 700)
+    monkeypatch.setattr("triptych.models.stream.GIANT", 500)
+    monkeypatch.setattr("triptych.models.stream.PART", 300)
+    parts, streamed = driven(tmp_path / "model", samples, calls, tmp_path / "parts")
+    assert all(streamed.in_parts(f"{call.name}.weight") for call in calls)
+    for call in calls:
+        one, other = (journal.weight(f"{call.name}.weight").codes for journal in (whole, parts))
+        assert torch.equal(one.values, other.values), call.name
+        assert torch.equal(one.scale, other.scale), call.name
+    with torch.no_grad():
+        one, other = (made.model(**samples[1].inputs).logits for made in (stream, streamed))
+    torch.testing.assert_close(one, other)
+
+
 @pytest.mark.parametrize("name", ["llava", "clip", "whisper"])
 def test_equals_one_run_of_the_whole_model_per_group(name: str, tmp_path: Path) -> None:
     model = FAMILIES[name]()
     model.save_pretrained(tmp_path / "model")
-    samples = batches(name, model)
-    tied = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    layers = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear) and id(m.weight) not in tied}
+    samples, layers = batches(name, model), linear_layers(model)
     calls = trace(model, samples[1], layers)
-    schemes = {f"{call.name}.weight": FOUR for call in calls}
-
-    folder = open_folder(tmp_path / "model")
-    empty = skeleton(folder)
-    stream = Stream(empty, find_weights(folder, empty), always=set(schemes))
-    journal = Journal(tmp_path / "work", {})
-    work = Work(schemes, calls, lambda weight: weight.rpartition(".")[0])
-    list(drive(stream, samples, work, journal))
+    journal, _ = driven(tmp_path / "model", samples, calls, tmp_path / "work")
 
     group: list[str] = []
     for call, following in zip(calls, [*calls[1:], None], strict=True):

@@ -10,7 +10,7 @@ import torch
 from test_golden_rtn import nearest, problem, slow_scales
 
 from triptych.compress.quantize import gptq
-from triptych.compress.quantize.grid import Grid, output_error
+from triptych.compress.quantize.grid import Grid, join, output_error
 
 
 def slow_gptq(weight, moment, grid, damping=0.01, act_order=True):
@@ -72,6 +72,21 @@ def test_wide_matrices_cross_blocks():
     expected, *_ = slow_gptq(weight, moment, grid)
     codes = gptq.quantize(torch.from_numpy(weight), torch.from_numpy(moment), grid)
     np.testing.assert_array_equal(codes.values.numpy(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_factor_in_the_moments_place_rounds_some_rows_at_a_time(dtype, monkeypatch):
+    monkeypatch.setattr(gptq, "PANEL", 7)
+    rng, grid = np.random.default_rng(0), Grid(bits=3, group=20)
+    weight = torch.from_numpy(rng.standard_normal((30, 60))).to(dtype)
+    x = torch.from_numpy(rng.standard_normal((20, 60))).to(dtype)  # fewer inputs than columns: singular
+    moment = x.T @ x / 20
+    whole = gptq.quantize(weight, moment, grid, damping=1e-20)
+    assert whole.notes[0].startswith("the second moments are singular: damping was raised from 1e-20")
+    factor = gptq.factorise(moment, weight.shape, damping=1e-20, overwrite=True)
+    assert factor.lower.data_ptr() == moment.data_ptr()
+    parts = [gptq.quantize(part, factor, grid) for part in weight.split(11)]
+    np.testing.assert_array_equal(join(parts).values.numpy(), whole.values.numpy())
 
 
 def test_blocks_of_a_grouped_convolution_are_independent():

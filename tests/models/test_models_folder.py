@@ -1,6 +1,7 @@
 """Folders opened without their weights, and models that run while their weights stay on disk."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -60,7 +61,7 @@ def test_a_replaced_weight_is_used_until_the_end(saved: Path) -> None:
     empty = skeleton(folder)
     stream = Stream(empty, find_weights(folder, empty), resident=0)
     name = next(n for n, m in stream.streamed.items() if isinstance(m, nn.Linear))
-    stream.replace(name, lambda: torch.zeros(stream.model_shape(name)))
+    stream.replace(name, lambda _: torch.zeros(stream.model_shape(name)))
     layer = stream.streamed[name]
     with torch.no_grad():
         out = layer(torch.randn(3, stream.model_shape(name)[1]))
@@ -85,6 +86,12 @@ def test_a_weight_that_is_read_without_a_call_stays(saved: Path) -> None:
 
         def read(self, name: str) -> torch.Tensor:
             return torch.full((8, 8) if name.endswith("weight") else (8,), 2.0)
+
+        def parts(self, name: str, count: int) -> Iterator[torch.Tensor]:
+            return iter(self.read(name).split(count))
+
+        def rows(self, name: str, which: torch.Tensor) -> torch.Tensor:
+            return self.read(name)[which]
 
         def entry(self, name: str) -> None:  # noqa: ARG002 - all of it is made here
             return None

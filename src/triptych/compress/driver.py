@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from triptych.compress.journal import Finished, Journal
 from triptych.compress.lockstep import Call, Stop, lockstep
 from triptych.compress.quantize.activation import per_token
-from triptych.compress.quantize.grid import Codes, output_error
+from triptych.compress.quantize.gptq import Factor, factorise
+from triptych.compress.quantize.grid import Codes, join
 from triptych.compress.quantize.layers import LayerScheme, QuantizedWeight
 from triptych.errors import InputError, NumericsError
 from triptych.models.stream import Stream
@@ -26,7 +27,8 @@ from triptych.models.tiny_batch import ModelBatch
 from triptych.registry import find
 
 WITHOUT_DATA = {"rtn", "hqq"}  # methods that are given no second moments here
-SAMPLED_ROWS = 64  # of a weight, on which its SQNR is measured
+SAMPLED = 128  # rows of a weight, and twice as many inputs at most, on which its SQNR is measured
+TOGETHER = 1 << 23  # numbers of weights that are rounded at a time: some matrices of that size are in memory then
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def drive(
         if clean is not None:
             with stream.pinned({name: stream.weights.read(name) for name in group.names}):
                 clean = next(clean_stops, None)
-        with stream.pinned({name: current.quantized[name].restored() for name in group.names}):
+        with stream.pinned({n: current.quantized[n].restored() for n in group.names if not stream.in_parts(n)}):
             stop = next(stops, None)
     silent = [group.block for group in order if group.block not in journal]
     if silent:
@@ -139,9 +141,9 @@ def _go_on_with(stream: Stream, name: str, current: Finished, journal: Journal) 
     ):
         module.register_forward_pre_hook(RoundTokens())
 
-    def restored() -> Tensor:
+    def restored(rows: slice) -> Tensor:
         item = journal.weight(name) if current.block in journal else current.quantized[name]
-        return item.restored()
+        return item.codes.rows(rows).dequantize()
 
     stream.replace(name, restored)
 
@@ -167,46 +169,66 @@ def _round_group(
     schemes: dict[LayerScheme, list[str]] = {}
     for name in group.names:
         schemes.setdefault(work.schemes[name], []).append(name)
-    moment = drift = None
-    tokens: dict[str, int] = {}
-    if any(scheme.method not in WITHOUT_DATA for scheme in schemes):
-        moment, tokens = _moment(stop, group, work, batches)
-        drift = None if clean is None else _drift(stop, clean)
-    for scheme, names in schemes.items():
-        weights = {name: stream.weights.read(name) for name in names}
-        for name, weight in weights.items():
-            if not bool(weight.isfinite().all()):
-                raise NumericsError(f"{name} holds NaN or infinity.", "Fetch the model again, or train it again.")
-        together = torch.cat(list(weights.values()))
-        assert scheme.weight is not None
-        options: dict[str, Any] = {"drift": drift} if scheme.method == "gptaq" else {}
-        data = None if scheme.method in WITHOUT_DATA else moment
-        try:
-            codes = find("quantizer", scheme.method)(together, data, scheme.weight, **options)
-        except (InputError, NumericsError) as error:
-            raise type(error)(f"{names[0]}: {error.what}", error.next) from error
-        first = 0
-        for name, weight in weights.items():
-            part = _rows(codes, first, first + len(weight))
-            first += len(weight)
-            into.quantized[name] = QuantizedWeight(part, tuple(weight.shape), scheme)
-            into.notes[name] = {
-                "sqnr_db": round(_sqnr_db(weight, part, moment), 2),
-                "tokens": tokens,
-                "notes": list(part.notes),
-            }
+    methods = {scheme.method for scheme in schemes} - WITHOUT_DATA
+    moment: Tensor | Factor | None = None
+    drift, tokens = None if clean is None else _drift(stop, clean), dict[str, int]()
+    try:
+        if methods:
+            moment, tokens = _moment(stop, group, work, batches)
+        if methods == {"gptq"} and isinstance(moment, Tensor):  # factored once, for all rows
+            moment = factorise(moment, stream.model_shape(group.names[0]), overwrite=True)
+        for scheme, names in schemes.items():
+            assert scheme.weight is not None
+            given = None if scheme.method in WITHOUT_DATA else moment
+            options: dict[str, Any] = {"drift": drift} if scheme.method == "gptaq" else {}
+            parts: dict[str, list[Codes]] = {name: [] for name in names}
+            for counts, rows in _some_rows(stream, names):
+                codes = find("quantizer", scheme.method)(rows, given, scheme.weight, **options)
+                for name, part in zip(counts, codes.split(list(counts.values())), strict=True):
+                    parts[name].append(part)
+            for name, found in parts.items():
+                into.quantized[name] = QuantizedWeight(join(found), stream.model_shape(name), scheme)
+    except (InputError, NumericsError) as error:
+        raise type(error)(f"{group.names[0]}: {error.what}", error.next) from error
+    del moment
+    inputs = _sampled(stop, work, batches)
+    for name in group.names:
+        codes = into.quantized[name].codes
+        sqnr = round(_sqnr_db(stream, name, codes, inputs), 2)
+        into.notes[name] = {"sqnr_db": sqnr, "tokens": tokens, "notes": list(codes.notes)}
 
 
-def _rows(codes: Codes, first: int, stop: int) -> Codes:
-    zero = None if codes.zero is None else codes.zero[first:stop].clone()
-    return Codes(codes.values[first:stop].clone(), codes.scale[first:stop].clone(), zero, codes.grid, codes.notes)
+def _some_rows(stream: Stream, names: Sequence[str]) -> Iterator[tuple[dict[str, int], Tensor]]:
+    """The rows of weights that share their input, as many at a time as are worked on together; how many are of which."""
+    shapes = {name: stream.model_shape(name) for name in names}
+    if sum(map(math.prod, shapes.values())) <= TOGETHER:
+        weights = [_finite(name, stream.weights.read(name)) for name in names]
+        yield {name: shape[0] for name, shape in shapes.items()}, torch.cat(weights)
+        return
+    for name, shape in shapes.items():
+        for part in stream.weights.parts(name, max(1, TOGETHER // shape[1])):
+            yield {name: len(part)}, _finite(name, part)
 
 
-def _sqnr_db(weight: Tensor, codes: Codes, moment: Tensor | None) -> float:
+def _finite(name: str, weight: Tensor) -> Tensor:
+    if not bool(weight.isfinite().all()):
+        raise NumericsError(f"The weight {name} holds NaN or infinity.", "Fetch the model again, or train it again.")
+    return weight
+
+
+def _sampled(stop: Stop, work: Work, batches: Sequence[ModelBatch]) -> Float[Tensor, "tokens columns"]:
+    """Some evenly spaced inputs of the calibration set."""
+    found = [rows for number, x in stop.inputs.items() for _, rows in _by_modality(x, batches[number], work)]
+    step = max(1, sum(map(len, found)) // SAMPLED)
+    return torch.cat([rows[::step] for rows in found])
+
+
+def _sqnr_db(stream: Stream, name: str, codes: Codes, inputs: Float[Tensor, "tokens columns"]) -> float:
     """Signal to rounding noise of the layer's output in dB, on some evenly spaced rows."""
-    rows = torch.linspace(0, len(weight) - 1, min(SAMPLED_ROWS, len(weight))).long()
-    restored = codes.dequantize()
-    return -10 * math.log10(max(output_error(weight[rows], restored[rows], moment), 1e-30))
+    rows = torch.linspace(0, len(codes.values) - 1, min(SAMPLED, len(codes.values))).long()
+    weight = stream.weights.rows(name, rows)
+    signal, noise = ((inputs @ m.T).square().sum() for m in (weight, codes.rows(rows).dequantize() - weight))
+    return -10 * math.log10(max(float(noise / signal), 1e-30)) if signal > 0 else 300.0
 
 
 def _moment(
@@ -218,13 +240,14 @@ def _moment(
     for number, x in stop.inputs.items():
         for modality, rows in _by_modality(x, batches[number], work):
             weight = work.modality_weights.get(modality, 1.0)
-            total = gram(rows, weight) if total is None else total.add_(gram(rows, weight))
+            total = rows.new_zeros(rows.shape[1], rows.shape[1]) if total is None else total
+            _add_gram(total, rows, weight)
             weight_sum += weight * len(rows)
             tokens[modality] = tokens.get(modality, 0) + len(rows)
     assert total is not None
     if not bool(total.diagonal().isfinite().all()):
         _blame(stop, group, work, batches)
-    return total / max(weight_sum, 1e-30), tokens
+    return _mirrored(total).div_(max(weight_sum, 1e-30)), tokens
 
 
 def _blame(stop: Stop, group: Group, work: Work, batches: Sequence[ModelBatch]) -> None:
@@ -261,17 +284,22 @@ def _by_modality(x: Tensor, batch: ModelBatch, work: Work) -> Iterator[tuple[str
                 yield modality, rows
 
 
-def gram(rows: Float[Tensor, "tokens columns"], weight: float = 1.0) -> Float[Tensor, "columns columns"]:
-    """X' X, computed for one triangle of panels only: the product is symmetric."""
-    columns = rows.shape[1]
+def _add_gram(total: Float[Tensor, "columns columns"], rows: Float[Tensor, "tokens columns"], weight: float) -> None:
+    """Adds X' X times a weight, panel after panel from the diagonal on: the product is symmetric."""
+    for first, stop in _panels(len(total)):
+        total[first:stop, first:].addmm_(rows[:, first:stop].T, rows[:, first:], alpha=weight)
+
+
+def _mirrored(total: Float[Tensor, "columns columns"]) -> Float[Tensor, "columns columns"]:
+    """The same with what lies below the panels' diagonal."""
+    for first, stop in _panels(len(total)):
+        total[stop:, first:stop] = total[first:stop, stop:].T
+    return total
+
+
+def _panels(columns: int) -> Iterator[tuple[int, int]]:
     panel = max(128, -(-columns // 4))
-    out = rows.new_empty(columns, columns)
-    for first in range(0, columns, panel):
-        stop = min(first + panel, columns)
-        strip = rows[:, first:stop].T @ rows[:, first:]
-        out[first:stop, first:] = strip
-        out[first:, first:stop] = strip.T
-    return out if weight == 1.0 else out.mul_(weight)
+    return ((first, min(first + panel, columns)) for first in range(0, columns, panel))
 
 
 def _drift(stop: Stop, clean: Stop) -> Float[Tensor, "columns columns"]:

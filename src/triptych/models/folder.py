@@ -137,6 +137,20 @@ class Weights:
         tensor = source.convert()[name] if source.convert else self.folder.entries[source.keys[0]].read()
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor
 
+    def parts(self, name: str, count: int) -> Iterator[Tensor]:
+        """A parameter in `count` rows at a time."""
+        entry = self.entry(name)
+        if entry is None:
+            yield from self.read(name).split(count)
+            return
+        for first in range(0, entry.shape[0], count):
+            yield entry.read(first, count).to(self.dtype)
+
+    def rows(self, name: str, which: Tensor) -> Tensor:
+        """Some rows of a parameter."""
+        entry = self.entry(name)
+        return self.read(name)[which] if entry is None else entry.rows(which).to(self.dtype)
+
     def entry(self, name: str) -> Entry | None:
         """The stored tensor that is this parameter as it is, or None where it is made from several."""
         source = self.sources[name]

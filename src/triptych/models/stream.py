@@ -5,6 +5,7 @@ stacked experts above `RESIDENT` stream. Of a look-up table only the rows that a
 """
 
 import copy
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ RESIDENT = 1 << 18  # numbers in a parameter that may stay in memory
 GIANT = 1 << 25  # numbers in a matrix of which only a part is in memory even while it is used: a vocabulary's head
 PART = 1 << 22  # numbers in such a part
 
-Loader = Callable[[], Tensor]
+Loader = Callable[[slice], Tensor]  # some rows of a parameter
 
 
 @runtime_checkable
@@ -31,6 +32,12 @@ class WeightsOnDisk(Protocol):
 
     def read(self, name: str) -> Tensor:
         """One parameter."""
+
+    def parts(self, name: str, count: int) -> Iterator[Tensor]:
+        """A parameter in `count` rows at a time."""
+
+    def rows(self, name: str, which: Tensor) -> Tensor:
+        """Some rows of a parameter."""
 
     def entry(self, name: str) -> Entry | None:
         """The stored tensor that is this parameter as it is, or None where it is made from several."""
@@ -86,8 +93,7 @@ class Stream:
             for name in names:
                 self.drop(name)
 
-        plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-        if plain and module.get_parameter("weight").numel() > GIANT:
+        if self.in_parts(names[0]):
             module.forward = self._in_parts(module, names[0])
             return
         # A table with a forward of its own may not look its rows up by what it is given (positions from a length).
@@ -100,17 +106,13 @@ class Stream:
         """The product with a matrix of which some rows at a time are read."""
 
         def forward(x: Tensor) -> Tensor:
-            entry, bias = self.weights.entry(name), module._parameters.get("bias")
-            if name in self._loaders or entry is None or not module.get_parameter("weight").is_meta:
-                self.load(name)
-                y = nn.functional.linear(x, module.get_parameter("weight"), bias)
-                self.drop(name)
-                return y
-            rows, count = entry.shape[0], max(1, PART // entry.shape[1])
-            y = x.new_empty(*x.shape[:-1], rows)
-            for first in range(0, rows, count):
-                part = entry.read(first, count).to(self.weights.dtype)
-                y[..., first : first + count] = nn.functional.linear(x, part)
+            weight, bias = module.get_parameter("weight"), module._parameters.get("bias")
+            if not weight.is_meta:
+                return nn.functional.linear(x, weight, bias)
+            y, first = x.new_empty(*x.shape[:-1], len(weight)), 0
+            for part in self.parts(name, max(1, PART // weight.shape[1])):
+                y[..., first : first + len(part)] = nn.functional.linear(x, part)
+                first += len(part)
             return y if bias is None else y.add_(bias)
 
         return forward
@@ -155,7 +157,21 @@ class Stream:
 
     def read(self, name: str) -> Tensor:
         """What a parameter is now."""
-        return self._loaders[name]() if name in self._loaders else self.weights.read(name)
+        return self._loaders[name](slice(None)) if name in self._loaders else self.weights.read(name)
+
+    def parts(self, name: str, count: int) -> Iterator[Tensor]:
+        """What a parameter is now, in `count` rows at a time."""
+        if name not in self._loaders:
+            yield from self.weights.parts(name, count)
+            return
+        for first in range(0, self.model_shape(name)[0], count):
+            yield self._loaders[name](slice(first, first + count))
+
+    def in_parts(self, name: str) -> bool:
+        """Whether the weight of a linear layer is so large that some rows at a time are multiplied with."""
+        module = self.streamed[name]
+        plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+        return plain and math.prod(self.model_shape(name)) > GIANT
 
     def load(self, name: str) -> None:
         """Put a parameter into its module, unless it is there."""

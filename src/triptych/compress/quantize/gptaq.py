@@ -53,7 +53,7 @@ def quantize(
         NumericsError: the moment or the drift holds NaN or infinity.
     """
     w = weight.detach() if weight.dtype == torch.float64 else weight.detach().to(torch.float32)
-    factor = gptq.factorise(w, moment, damping, act_order)
+    factor = gptq.factorise(moment, w.shape, damping, act_order)
     if drift is not None:
         w = target(w, factor, drift, alpha)
     return gptq.round_columns(w, factor, grid, block)
@@ -77,6 +77,7 @@ def target(
             f"GPTAQ of {columns} columns in {blocks} blocks got a drift of shape {tuple(drift.shape)}.",
             "Collect E[(x - xhat) xhat'] of the same inputs as the second moment.",
         )
+    L, pivots = factor.lower.to(torch.float64), factor.pivots.to(torch.float64)[:, None, :]
     C = drift.reshape(blocks, columns, columns).to(torch.float64)
     if not bool(torch.isfinite(C).all()):
         raise NumericsError(
@@ -85,6 +86,8 @@ def target(
     split = weight.reshape(blocks, -1, columns).to(torch.float64)
     order = factor.order[:, None, :].expand(split.shape)
     pull = (split @ C).gather(2, order)
-    solved = torch.cholesky_solve(pull.mT, factor.lower).mT
+    # times (L D L')^-1 from the right, one triangle after the other
+    half = torch.linalg.solve_triangular(L.mT, pull, upper=True, left=False, unitriangular=True) / pivots**2
+    solved = torch.linalg.solve_triangular(L, half, upper=False, left=False, unitriangular=True)
     moved = split + alpha * torch.empty_like(solved).scatter_(2, order, solved)
     return moved.reshape(weight.shape).to(weight.dtype)

@@ -16,10 +16,12 @@ original order (static), so nothing about the order is stored; scales come from 
 unrounded matrix, not from the extremes; what the columns of other blocks of 32 ask of a block is one matrix product.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
+from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
 from triptych.compress.quantize.grid import Codes, Grid, finish, search_scale
@@ -27,22 +29,24 @@ from triptych.compress.quantize.kernels import round_block
 from triptych.errors import InputError, NumericsError
 from triptych.registry import register
 
-SINGULAR = 1e-7  # ratio of the factor's least to largest pivot at which float64 has no correct digits left
+PANEL = 256  # columns that are moved at a time where a second moment is worked on in its own place
 
 
 @dataclass(frozen=True)
 class Factor:
-    """A damped second moment, factored in the order that columns are rounded in; columns are rounded last to first.
+    """A damped second moment as L D L', in the order that columns are rounded in; columns are rounded last to first.
 
     Attributes:
         order: the column that stands at each place.
-        lower: Cholesky factor of the moment with its columns in that order.
+        lower: L, its diagonal of ones included. What stands above the diagonal means nothing.
+        pivots: the square roots of D.
         diagonal: of the damped moment, in the original order.
         notes: what a person should know, for example that the damping was raised.
     """
 
     order: Int[Tensor, "blocks columns"]
     lower: Float[Tensor, "blocks columns columns"]
+    pivots: Float[Tensor, "blocks columns"]
     diagonal: Float[Tensor, "blocks columns"]
     notes: tuple[str, ...] = ()
 
@@ -50,7 +54,7 @@ class Factor:
 @register("quantizer", "gptq")
 def quantize(
     weight: Float[Tensor, "rows columns"],
-    moment: Float[Tensor, "*blocks inputs inputs"] | None,
+    moment: Float[Tensor, "*blocks inputs inputs"] | Factor | None,
     grid: Grid,
     *,
     damping: float = 0.01,
@@ -59,14 +63,14 @@ def quantize(
 ) -> Codes:
     """Rounds a matrix so that the layer's outputs move least.
 
-    Layers that read the same input are best rounded together, one below the other: rows do not depend on each other,
-    and the moment is factored once.
+    Rows do not depend on each other: layers that read the same input are best rounded together, one below the other, and a
+    matrix that is too large to be worked on as a whole some rows at a time, with one factor.
 
     Args:
-        weight: the matrix; float64 is computed in float64, all else in float32 (the factorisation always in float64).
-        moment: E[x x'] of the layer's inputs; a grouped convolution brings one for each block of rows. A column that
-            saw no input (zero row and column) is rounded to nearest: its weight may matter for inputs that the
-            calibration lacked.
+        weight: the matrix; float64 is computed in float64, all else in float32.
+        moment: E[x x'] of the layer's inputs, or what `factorise` made of it; a grouped convolution brings one for each
+            block of rows. A column that saw no input (zero row and column) is rounded to nearest: its weight may matter
+            for inputs that the calibration lacked.
         grid: the levels.
         damping: share of the mean of diag H that is added to the diagonal. Raised tenfold while H is singular; the
             codes' notes say so.
@@ -78,47 +82,83 @@ def quantize(
         NumericsError: the moment holds NaN or infinity.
     """
     w = weight.detach() if weight.dtype == torch.float64 else weight.detach().to(torch.float32)
-    return round_columns(w, factorise(w, moment, damping, act_order), grid, block)
+    factor = moment if isinstance(moment, Factor) else factorise(moment, w.shape, damping, act_order)
+    return round_columns(w, factor, grid, block)
 
 
 def factorise(
-    weight: Float[Tensor, "rows columns"],
     moment: Float[Tensor, "*blocks inputs inputs"] | None,
+    shape: Sequence[int],
     damping: float = 0.01,
     act_order: bool = True,
+    *,
+    overwrite: bool = False,
 ) -> Factor:
-    """The factor of a weight's second moment; arguments and errors are those of `quantize`."""
-    rows, columns = weight.shape
+    """The factor of the second moment of a weight with this shape; other arguments and errors are those of `quantize`.
+
+    The factor has the moment's own type: its sums were rounded to that already. With `overwrite` it also takes the moment's
+    place: of a layer with 19,000 inputs one copy is 1.4 GB.
+    """
+    rows, columns = shape
     if moment is None or moment.shape[-1] != columns or rows % max(1, moment[..., 0, 0].numel()):
-        shape = None if moment is None else tuple(moment.shape)
+        found = None if moment is None else tuple(moment.shape)
         raise InputError(
-            f"GPTQ of a {rows} x {columns} weight got second moments of shape {shape}.",
+            f"GPTQ of a {rows} x {columns} weight got second moments of shape {found}.",
             "Collect them with `moments.collect`, or use the method rtn.",
         )
-    H = moment.reshape(-1, columns, columns).to(torch.float64)
-    if not bool(torch.isfinite(H).all()):
+    H = moment.detach().reshape(-1, columns, columns)
+    H = H if overwrite and H.is_contiguous() else H.clone(memory_format=torch.contiguous_format)
+    if not bool(H.sum(-1).isfinite().all()):
         raise NumericsError(
             "The second moments for GPTQ hold NaN or infinity.",
             "Check the calibration samples and the layer before this one.",
         )
-    mean = H.diagonal(dim1=1, dim2=2).mean(-1)[:, None, None]
-    H = torch.where(mean > 0, H, torch.eye(columns, dtype=H.dtype, device=H.device))  # no input: round to nearest
-    mean = torch.where(mean > 0, mean, torch.ones_like(mean))[:, 0]
+    mean = H.diagonal(dim1=1, dim2=2).mean(-1, keepdim=True)
+    mean = torch.where(mean > 0, mean, torch.ones_like(mean))  # no input: the damping alone, which rounds to nearest
+    undamped = H.diagonal(dim1=1, dim2=2).clone()
+    order = torch.arange(columns, device=H.device).flip(0).expand_as(undamped)
+    if act_order:
+        order = (undamped + damping * mean).argsort(dim=-1, descending=True, stable=True).flip(-1)
+    for matrix, places in zip(H, order, strict=True):
+        _reorder(matrix, places)
     share, notes = damping, tuple[str, ...]()
     while True:
-        diagonal = H.diagonal(dim1=1, dim2=2) + share * mean
-        order = diagonal.argsort(dim=-1, descending=True, stable=True).flip(-1)
-        if not act_order:
-            order = torch.arange(columns, device=H.device).flip(0).expand_as(order)
-        block = torch.arange(len(H), device=H.device)[:, None, None]
-        ordered = H[block, order[:, :, None], order[:, None, :]]
-        ordered.diagonal(dim1=1, dim2=2).copy_(diagonal.gather(1, order))
-        lower, failed = torch.linalg.cholesky_ex(ordered)
-        pivots = lower.diagonal(dim1=1, dim2=2)
-        if not bool(failed.any()) and bool((pivots.amin(-1) > SINGULAR * pivots.amax(-1)).all()):
-            return Factor(order, lower, diagonal, notes)
+        diagonal = undamped + share * mean
+        H.diagonal(dim1=1, dim2=2).copy_(diagonal.gather(1, order))
+        factored = [_cholesky(matrix) for matrix in H]
+        pivots = H.diagonal(dim1=1, dim2=2).clone()
+        # Below it not one digit of the least pivot's square is left.
+        least = torch.finfo(H.dtype).eps ** 0.5 * pivots.amax(-1)
+        if all(factored) and bool((pivots.amin(-1) > least).all()):
+            return Factor(order, H.div_(pivots[:, None, :]), pivots, diagonal, notes)
+        for matrix in H:
+            _restore(matrix)
         share = max(share * 10, 1e-6)
         notes = (f"the second moments are singular: damping was raised from {damping:g} to {share:g}",)
+
+
+def _reorder(matrix: Float[Tensor, "columns columns"], order: Int[Tensor, " columns"]) -> None:
+    """Rows and columns of a matrix in another order, in its own place."""
+    for part in order.new_tensor(range(len(matrix))).split(PANEL):
+        matrix[:, part] = matrix[:, part][order]
+    for part in order.new_tensor(range(len(matrix))).split(PANEL):
+        matrix[part] = matrix[part][:, order]
+
+
+def _cholesky(matrix: Float[Tensor, "columns columns"]) -> bool:
+    """Puts the Cholesky factor into the lower triangle, leaves the upper one; False where the matrix has none."""
+    factor = get_lapack_funcs("potrf", dtype=matrix.numpy().dtype)
+    _, failed = factor(matrix.numpy().T, lower=False, clean=False, overwrite_a=True)  # rows there are columns here
+    return failed == 0
+
+
+def _restore(matrix: Float[Tensor, "columns columns"]) -> None:
+    """The lower triangle anew from the upper one, which `_cholesky` left."""
+    for first in range(0, len(matrix), PANEL):
+        stop = first + PANEL
+        corner = matrix[first:stop, first:stop]
+        corner.copy_(corner.triu() + corner.triu(1).T)
+        matrix[stop:, first:stop] = matrix[first:stop, stop:].T
 
 
 def round_columns(weight: Float[Tensor, "rows columns"], factor: Factor, grid: Grid, block: int = 32) -> Codes:
@@ -137,7 +177,7 @@ def round_columns(weight: Float[Tensor, "rows columns"], factor: Factor, grid: G
 
     group = factor.order // grid.width(columns)
     scales, zeros = arrange(scale, group), arrange(zero, group)
-    L = (factor.lower / factor.lower.diagonal(dim1=1, dim2=2)[:, None, :]).to(weight.dtype)
+    L = factor.lower.to(weight.dtype)
     rest = arrange(weight, factor.order)  # w_j, and w_j - q_j once the column is rounded
     codes = torch.empty_like(rest)
     for stop in range(columns, 0, -block):

@@ -8,7 +8,9 @@ symmetric, one zero point beside each scale:
 Codes are signed in memory for every width; only `pack` and the engines know of other encodings.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import torch
@@ -111,10 +113,33 @@ class Codes:
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "rows columns"]:
         """The matrix that the codes stand for."""
         columns = self.values.shape[1]
-        shifted = self.values.to(dtype)
+        shifted = self.values.to(dtype, copy=True)
         if self.zero is not None:
-            shifted = shifted - self.grid.spread(self.zero, columns).to(dtype)
-        return shifted * self.grid.spread(self.scale, columns).to(dtype)
+            shifted -= self.grid.spread(self.zero, columns).to(dtype)
+        return shifted.mul_(self.grid.spread(self.scale, columns).to(dtype))
+
+    def rows(self, which: slice | Int[Tensor, " some"]) -> "Codes":
+        """Some rows."""
+        zero = None if self.zero is None else self.zero[which]
+        return Codes(self.values[which], self.scale[which], zero, self.grid, self.notes)
+
+    def split(self, counts: Sequence[int]) -> "list[Codes]":
+        """So many rows, then so many, and so on; each a copy, so that none holds the others in memory."""
+        stops = list(accumulate(counts))
+        parts = [self.rows(slice(stop - count, stop)) for count, stop in zip(counts, stops, strict=True)]
+        return [join([part]) for part in parts]
+
+
+def join(parts: Sequence[Codes]) -> Codes:
+    """Matrices with the same columns on one grid, one below the other."""
+    zeros = [part.zero for part in parts if part.zero is not None]
+    return Codes(
+        torch.cat([part.values for part in parts]),
+        torch.cat([part.scale for part in parts]),
+        torch.cat(zeros) if zeros else None,
+        parts[0].grid,
+        tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+    )
 
 
 def encode(
