@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from triptych.compress import blockwise
 from triptych.compress.journal import Finished, Journal
 from triptych.compress.lockstep import Call, Stop, lockstep
 from triptych.compress.quantize.activation import per_token
@@ -41,6 +42,7 @@ class Work:
         block_of: the block that a parameter belongs to.
         drift: round against the inputs of the uncompressed model too (for gptaq); a second forward pass.
         modality_weights: share of each modality's tokens in the second moments; 1 where it is not named.
+        seed: of what a method draws.
     """
 
     schemes: Mapping[str, LayerScheme]
@@ -48,6 +50,7 @@ class Work:
     block_of: Callable[[str], str]
     drift: bool = False
     modality_weights: Mapping[str, float] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -100,9 +103,12 @@ def drive(
     """
     order = groups(work)
     at = {group.names[0].removesuffix(".weight"): group for group in order}
+    rank = {name: number for number, name in enumerate(at)}
     last = {group.block: group for group in order}
     modules = {name: stream.streamed[f"{name}.weight"] for name in at}
-    stops = lockstep(stream.model, batches, modules, list(at))
+    learned = {work.block_of(name) for name, scheme in work.schemes.items() if scheme.method == blockwise.METHOD}
+    blocks = {name: stream.model.get_submodule(name) for name in learned}
+    stops = lockstep(stream.model, batches, modules, list(at), blocks)
     clean_stops = lockstep(stream.model, batches, modules, list(at)) if work.drift else iter(())
     unfinished: dict[str, Finished] = {}
     stop, clean = next(stops, None), next(clean_stops, None)
@@ -112,17 +118,19 @@ def drive(
             watch(group, stop)
         done = group.block in journal
         current = journal.read(group.block) if done else unfinished.setdefault(group.block, Finished(group.block, {}))
-        if group.names[0] not in current.quantized:
+        if not done and not current.notes.keys() >= set(group.names):
+            if group.block in learned:
+                _round_block(stream, group, stop, work, batches, current)
             _round_group(stream, group, stop, clean, work, batches, current)
         if group is last[group.block] and not done:
             journal.save(unfinished.pop(group.block))
+        while clean is not None and rank[clean.name] <= rank[stop.name]:  # before this layer's inputs are rounded
+            with stream.pinned({name: stream.weights.read(name) for name in at[clean.name].names}):
+                clean = next(clean_stops, None)
         for name in group.names:
             _go_on_with(stream, name, current, journal)
         if group is last[group.block]:
             yield current
-        if clean is not None:
-            with stream.pinned({name: stream.weights.read(name) for name in group.names}):
-                clean = next(clean_stops, None)
         with stream.pinned({n: current.quantized[n].restored() for n in group.names if not stream.in_parts(n)}):
             stop = next(stops, None)
     silent = [group.block for group in order if group.block not in journal]
@@ -148,6 +156,25 @@ def _go_on_with(stream: Stream, name: str, current: Finished, journal: Journal) 
     stream.replace(name, restored)
 
 
+def _round_block(
+    stream: Stream, group: Group, stop: Stop, work: Work, batches: Sequence[ModelBatch], into: Finished
+) -> None:
+    """Choose the codes of all weights of a block whose method learns them together, at the block's first stop."""
+    here = {n: s for n, s in work.schemes.items() if s.method == blockwise.METHOD and work.block_of(n) == group.block}
+    if into.quantized.keys() & here:
+        return
+
+    def moment(layer: str, inputs: Mapping[int, Tensor]) -> Tensor:
+        return _moment(Stop(layer, inputs), Group(group.block, (f"{layer}.weight",)), work, batches)[0]
+
+    start = len(group.block) + 1
+    grids = {n[start:].removesuffix(".weight"): s.weight for n, s in here.items() if s.weight is not None}
+    codes = blockwise.round_block(stream, group.block, stop.around[group.block], grids, moment, batches, work.seed)
+    for layer, part in codes.items():
+        name = f"{group.block}.{layer}.weight"
+        into.quantized[name] = QuantizedWeight(part, stream.model_shape(name), here[name])
+
+
 class RoundTokens:
     """Forward pre-hook that rounds each token of a layer's input to eight bits."""
 
@@ -168,10 +195,13 @@ def _round_group(
     """Choose the codes of every weight of a group, each scheme's rows in one go: they share moments and factors."""
     schemes: dict[LayerScheme, list[str]] = {}
     for name in group.names:
-        schemes.setdefault(work.schemes[name], []).append(name)
+        if name not in into.quantized:
+            schemes.setdefault(work.schemes[name], []).append(name)
     methods = {scheme.method for scheme in schemes} - WITHOUT_DATA
     moment: Tensor | Factor | None = None
-    drift, tokens = None if clean is None else _drift(stop, clean), dict[str, int]()
+    drift, tokens = None, dict[str, int]()
+    if clean is not None and clean.name == stop.name:
+        drift = _drift(stop, clean, work, batches)
     try:
         if methods:
             moment, tokens = _moment(stop, group, work, batches)
@@ -181,9 +211,11 @@ def _round_group(
             assert scheme.weight is not None
             given = None if scheme.method in WITHOUT_DATA else moment
             options: dict[str, Any] = {"drift": drift} if scheme.method == "gptaq" else {}
+            # An expert that its block's learning did not meet, and now does.
+            method = "gptq" if scheme.method == blockwise.METHOD else scheme.method
             parts: dict[str, list[Codes]] = {name: [] for name in names}
             for counts, rows in _some_rows(stream, names):
-                codes = find("quantizer", scheme.method)(rows, given, scheme.weight, **options)
+                codes = find("quantizer", method)(rows, given, scheme.weight, **options)
                 for name, part in zip(counts, codes.split(list(counts.values())), strict=True):
                     parts[name].append(part)
             for name, found in parts.items():
@@ -302,14 +334,23 @@ def _panels(columns: int) -> Iterator[tuple[int, int]]:
     return ((first, min(first + panel, columns)) for first in range(0, columns, panel))
 
 
-def _drift(stop: Stop, clean: Stop) -> Float[Tensor, "columns columns"]:
-    """E[(x - x^) x^'] with x of the uncompressed model and x^ of this one."""
+def _drift(
+    stop: Stop, clean: Stop, work: Work, batches: Sequence[ModelBatch]
+) -> Float[Tensor, "columns columns"] | None:
+    """E[(x - x^) x^'] with x of the uncompressed model and x^ of this one; tokens and their weights as in `_moment`.
+
+    None where the two never meet: a router may send a sample's tokens elsewhere once the layers before it are rounded.
+    """
     total: Tensor | None = None
-    count = 0
+    weight_sum = 0.0
     for number, hat in stop.inputs.items():
-        rounded = hat.reshape(-1, hat.shape[-1])
-        part = (clean.inputs[number].reshape(-1, hat.shape[-1]) - rounded).T @ rounded
-        total = part if total is None else total.add_(part)
-        count += len(rounded)
-    assert total is not None
-    return total / max(1, count)
+        x = clean.inputs.get(number)
+        if x is None or x.shape != hat.shape:
+            continue
+        pairs = zip(_by_modality(x, batches[number], work), _by_modality(hat, batches[number], work), strict=True)
+        for (modality, rows), (_, rounded) in pairs:
+            weight = work.modality_weights.get(modality, 1.0)
+            part = ((rows - rounded).T @ rounded).mul_(weight)
+            total = part if total is None else total.add_(part)
+            weight_sum += weight * len(rows)
+    return None if total is None else total / max(weight_sum, 1e-30)

@@ -8,7 +8,7 @@ several towers and data-dependent branches are the model's own affair.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 
 from triptych.models.tiny_batch import ModelBatch
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,12 @@ class Stop:
     Attributes:
         name: the layer.
         inputs: batch number -> what the layer is about to be given.
+        around: of each watched module that batches are inside of, batch number -> what it was called with.
     """
 
     name: str
     inputs: Mapping[int, Tensor]
+    around: Mapping[str, Mapping[int, Arguments]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,11 @@ def trace(model: nn.Module, batch: ModelBatch, layers: Mapping[str, nn.Module]) 
 
 
 def lockstep(
-    model: nn.Module, batches: Sequence[ModelBatch], stops: Mapping[str, nn.Module], order: Sequence[str]
+    model: nn.Module,
+    batches: Sequence[ModelBatch],
+    stops: Mapping[str, nn.Module],
+    order: Sequence[str],
+    watched: Mapping[str, nn.Module] | None = None,
 ) -> Iterator[Stop]:
     """Run the model on all batches at once, stopping at each of `stops` in `order`.
 
@@ -87,11 +95,15 @@ def lockstep(
         stops: the layers to stop before, by name.
         order: the names in the order of a forward pass; a batch may miss some, and comes to each at most once (later
             calls of a layer that a model calls twice run through).
+        watched: modules, by name, of which is told what they were called with while batches are inside of them.
     """
     rank = {name: number for number, name in enumerate(order)}
     walk = _Walk(model)
     # Prepended: before any hook that brings the layer's weights in, which is to see what was decided here.
     handles = [stops[name].register_forward_pre_hook(walk.stop_before(name), prepend=True) for name in order]
+    for name, module in (watched or {}).items():
+        handles.append(module.register_forward_pre_hook(walk.enter(name), with_kwargs=True))
+        handles.append(module.register_forward_hook(walk.leave(name)))
     try:
         with torch.no_grad():
             for number, batch in enumerate(batches):
@@ -99,7 +111,7 @@ def lockstep(
             while walk.waiting:
                 name = min((name for name, _ in walk.waiting.values()), key=rank.__getitem__)
                 here = {number: x for number, (at, x) in walk.waiting.items() if at == name}
-                yield Stop(name, here)
+                yield Stop(name, here, walk.around)
                 if name == order[-1]:
                     return
                 for number in here:
@@ -116,6 +128,7 @@ class _Walk:
     def __init__(self, model: nn.Module) -> None:
         self.model, self.home = model, getcurrent()
         self.waiting: dict[int, tuple[str, Tensor]] = {}
+        self.around: dict[str, dict[int, Arguments]] = {}
         self._walkers: dict[int, greenlet] = {}
         self._numbers: dict[greenlet, int] = {}
         self._passed: set[tuple[int, str]] = set()
@@ -128,6 +141,24 @@ class _Walk:
             if number is not None and (number, name) not in self._passed:
                 self._passed.add((number, name))
                 self.home.switch((name, inputs[0]))
+
+        return hook
+
+    def enter(self, name: str) -> Any:
+        """A hook that notes what a module was called with."""
+
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
+            number = self._numbers.get(getcurrent())
+            if number is not None:
+                self.around.setdefault(name, {})[number] = args, kwargs
+
+        return hook
+
+    def leave(self, name: str) -> Any:
+        """A hook that forgets it when the module returns."""
+
+        def hook(*_: Any) -> None:
+            self.around.get(name, {}).pop(self._numbers.get(getcurrent(), -1), None)
 
         return hook
 

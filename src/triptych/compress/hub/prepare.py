@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from triptych import console
+from triptych.compress import blockwise
 from triptych.compress import plan as plans
 from triptych.compress.calibrate import Calibration, calibration
 from triptych.compress.choose import Choice, choose
@@ -21,6 +22,7 @@ from triptych.compress.coverage import coverage
 from triptych.compress.driver import Work
 from triptych.compress.lockstep import Call, trace
 from triptych.compress.planner import parse_amount
+from triptych.compress.quantize.grid import Grid
 from triptych.compress.quantize.layers import LayerScheme
 from triptych.errors import InputError
 from triptych.export.compressed_tensors import group_for
@@ -30,6 +32,7 @@ from triptych.models.folder import ModelFolder, Weights, find_weights, open_fold
 from triptych.models.merge import merged
 from triptych.models.stream import Stream
 from triptych.models.tiny_batch import ModelBatch
+from triptych.registry import names
 from triptych.structure import Settings
 
 JOINED = 8  # samples of one shape that walk through the model as one batch
@@ -107,7 +110,7 @@ def prepare(request: HubRequest) -> Prepared:
     plan = plans.read_plan(request.plan) if request.plan else None
     choice, schemes = _decide(request, plan, model, parts, calls, folder.dtype)
     drift = any(scheme.method == "gptaq" for scheme in schemes.values())
-    work = Work(schemes, calls, partial(block_of, parts), drift)
+    work = Work(schemes, calls, partial(block_of, parts), drift, seed=request.seed)
     return Prepared(folder, weights, stream, rows, used, held_out, parts, choice, work, plain, seconds)
 
 
@@ -155,6 +158,9 @@ def _decide(
         if len(plan.passes) != 1 or not isinstance(step, plans.Quantise):
             raise InputError(f"{request.plan} does more than quantise, which is not done to a model of this kind yet.")
         method, by_layer, wanted = step.method, step.layers, {**step.components, **wanted}
+    known = sorted({*names("quantizer"), blockwise.METHOD})
+    if method not in known:
+        raise InputError(f"There is no method {method!r} of choosing codes.", f"There are: {', '.join(known)}.")
     choice = choose(model, parts, {call.name for call in calls}, wanted)
     _refuse_unreached(model, parts, wanted)
     for name, word in by_layer.items():
@@ -178,9 +184,17 @@ def _decide(
         assert scheme.weight is not None
         group = group_for(model.get_parameter(name).shape[1], scheme.weight.group)
         grid = scheme.weight.model_copy(update={"group": group, "scales": scales})
-        # At eight bits the error is far below the activations'; to the nearest is enough.
-        schemes[name] = scheme.model_copy(update={"weight": grid, "method": "rtn" if grid.bits == 8 else method})
+        schemes[name] = scheme.model_copy(update={"weight": grid, "method": _method(method, grid, name, parts)})
     return choice, schemes
+
+
+def _method(method: str, grid: Grid, name: str, parts: Sequence[Component]) -> str:
+    """What chooses the codes of a weight where `method` was asked for."""
+    if grid.bits == 8:  # the error is far below the activations'; to the nearest is enough
+        return "rtn"
+    in_block = any(name.startswith(f"{block}.") for part in parts for block in part.blocks)
+    # Of a layer alone AutoRound never bettered GPTQ's codes (docs/lab/LOG.md).
+    return "gptq" if method == blockwise.METHOD and not in_block else method
 
 
 def _refuse_unreached(model: nn.Module, parts: Sequence[Component], wanted: Mapping[str, str]) -> None:

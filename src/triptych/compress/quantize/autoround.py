@@ -95,7 +95,7 @@ def learn(
             raise NumericsError(f"AutoRound's error is {value} at step {step}.", "Check the block's samples.")
         if value < least:
             best, least = kept(), value
-        slopes = torch.autograd.grad(error, parameters)
+        slopes = torch.autograd.grad(error, parameters, materialize_grads=True)  # an expert may be idle
         for layer, v, ends in zip(layers.values(), slopes[::2], slopes[1::2], strict=True):
             layer.step(v, ends, rate * (1 - step / steps) / steps)
     with torch.no_grad():
