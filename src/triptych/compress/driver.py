@@ -193,15 +193,10 @@ def _round_group(
     into: Finished,
 ) -> None:
     """Choose the codes of every weight of a group, each scheme's rows in one go: they share moments and factors."""
-    schemes: dict[LayerScheme, list[str]] = {}
-    for name in group.names:
-        if name not in into.quantized:
-            schemes.setdefault(work.schemes[name], []).append(name)
+    schemes = _left(group, work, into)
     methods = {scheme.method for scheme in schemes} - WITHOUT_DATA
     moment: Tensor | Factor | None = None
-    drift, tokens = None, dict[str, int]()
-    if clean is not None and clean.name == stop.name:
-        drift = _drift(stop, clean, work, batches)
+    drift, tokens = None if clean is None else _drift(stop, clean, work, batches), dict[str, int]()
     try:
         if methods:
             moment, tokens = _moment(stop, group, work, batches)
@@ -211,11 +206,9 @@ def _round_group(
             assert scheme.weight is not None
             given = None if scheme.method in WITHOUT_DATA else moment
             options: dict[str, Any] = {"drift": drift} if scheme.method == "gptaq" else {}
-            # An expert that its block's learning did not meet, and now does.
-            method = "gptq" if scheme.method == blockwise.METHOD else scheme.method
             parts: dict[str, list[Codes]] = {name: [] for name in names}
             for counts, rows in _some_rows(stream, names):
-                codes = find("quantizer", method)(rows, given, scheme.weight, **options)
+                codes = find("quantizer", scheme.method)(rows, given, scheme.weight, **options)
                 for name, part in zip(counts, codes.split(list(counts.values())), strict=True):
                     parts[name].append(part)
             for name, found in parts.items():
@@ -228,6 +221,18 @@ def _round_group(
         codes = into.quantized[name].codes
         sqnr = round(_sqnr_db(stream, name, codes, inputs), 2)
         into.notes[name] = {"sqnr_db": sqnr, "tokens": tokens, "notes": list(codes.notes)}
+
+
+def _left(group: Group, work: Work, into: Finished) -> dict[LayerScheme, list[str]]:
+    """The weights of a group without codes, by scheme."""
+    schemes: dict[LayerScheme, list[str]] = {}
+    for name in group.names:
+        scheme = work.schemes[name]
+        if scheme.method == blockwise.METHOD:  # an expert that its block's learning did not meet, and now does
+            scheme = scheme.model_copy(update={"method": "gptq"})
+        if name not in into.quantized:
+            schemes.setdefault(scheme, []).append(name)
+    return schemes
 
 
 def _some_rows(stream: Stream, names: Sequence[str]) -> Iterator[tuple[dict[str, int], Tensor]]:
@@ -344,7 +349,7 @@ def _drift(
     total: Tensor | None = None
     weight_sum = 0.0
     for number, hat in stop.inputs.items():
-        x = clean.inputs.get(number)
+        x = clean.inputs.get(number) if clean.name == stop.name else None
         if x is None or x.shape != hat.shape:
             continue
         pairs = zip(_by_modality(x, batches[number], work), _by_modality(hat, batches[number], work), strict=True)
