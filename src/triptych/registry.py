@@ -20,7 +20,7 @@ ROOMS: dict[Kind, tuple[str, ...]] = {
     "encoder": ("triptych.encoders",),
     "fusion": ("triptych.fusion",),
     "task": ("triptych.tasks",),
-    "quantizer": tuple(f"triptych.compress.quantize.{name}" for name in ("rtn", "gptq", "gptaq", "hqq")),
+    "quantizer": tuple(f"triptych.compress.quantize.{name}" for name in ("rtn", "gptq", "gptaq", "descent", "hqq")),
     "importance": ("triptych.compress.prune",),
     "distillation": ("triptych.compress.distill",),
     "engine": ("triptych.engines.torch", "triptych.engines.openvino"),

@@ -10,7 +10,7 @@ from triptych.compress.quantize.grid import SHRINKS, Grid
 
 def half(value):
     """The scale as it would be stored: float16 where float16 is exact enough to be normal."""
-    if 2.0**-14 <= value <= 65504:
+    if 2.0**-14 <= abs(value) <= 65504:
         return float(np.float16(value))
     return float(np.float32(value))
 
@@ -29,7 +29,7 @@ def slow_group(w, h, grid):
     span = max(-least, most) / high if symmetric else (most - least) / (high - low)
     span = span if span > 1.2e-38 else 1.0
     best = None
-    for shrink in SHRINKS:
+    for shrink in (*SHRINKS, *(-x for x in SHRINKS)) if grid.mirrored else SHRINKS:
         s = half(span * shrink)
         z = 0 if symmetric else min(max(round(low - least * shrink / s), low), high)
         error = sum(hj * ((nearest(wj, s, z, bits) - z) * s - wj) ** 2 for wj, hj in zip(w, h, strict=True))
@@ -67,7 +67,7 @@ def problem(seed):
     rng = np.random.default_rng(seed)
     rows, columns = int(rng.integers(1, 5)), int(rng.integers(1, 20))
     group = None if seed % 3 == 0 else int(rng.integers(1, columns + 3))
-    grid = Grid(bits=int(rng.integers(2, 9)), group=group, symmetric=bool(seed % 2))
+    grid = Grid(bits=int(rng.integers(2, 9)), group=group, symmetric=bool(seed % 2), mirrored=seed % 4 == 3)
     weight = rng.standard_normal((rows, columns)) * rng.choice([1e-6, 0.05, 3.0])
     x = rng.standard_normal((4 * columns, columns)) @ rng.standard_normal((columns, columns))
     return weight, x.T @ x / len(x), grid

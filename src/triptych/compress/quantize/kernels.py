@@ -75,3 +75,45 @@ def round_block(
             for r in range(stop - first):
                 q[r] = min(max(np.rint(q[r] / s[r]), low - z[r]), high - z[r])
                 left[r] -= q[r] * s[r]
+
+
+@numba.njit(cache=True, fastmath={"contract"}, error_model="numpy")
+@no_type_check  # the shapes below are for people: what is compiled cannot be wrapped in checks
+def descend_block(
+    levels: Float[np.ndarray, "columns rows"],
+    error: Float[np.ndarray, "columns rows"],
+    pull: Float[np.ndarray, "columns rows"],
+    H: Float[np.ndarray, "columns columns"],
+    scales: Float[np.ndarray, "columns rows"],
+    zeros: Float[np.ndarray, "columns rows"],
+    low: int,
+    high: int,
+) -> None:
+    """Each column of a block decided again, given all others, from the first to the last.
+
+    Args:
+        levels: codes without their zero points; become the new ones.
+        error: w - q; becomes that of the new ones.
+        pull: H times the error of all columns; kept up to date within the block.
+        H: the second moment of this block.
+        scales: of each number.
+        zeros: zero point of each number.
+        low: the smallest code.
+        high: the largest.
+    """
+    columns, rows = levels.shape
+    for first in range(0, rows, TILE):
+        stop = min(first + TILE, rows)
+        for j in range(columns):
+            q, e, s, z = levels[j, first:stop], error[j, first:stop], scales[j, first:stop], zeros[j, first:stop]
+            moved = np.empty(stop - first, levels.dtype)
+            for r in range(stop - first):
+                wanted = q[r] + pull[j, first + r] / (H[j, j] * s[r])
+                new = min(max(np.rint(wanted), low - z[r]), high - z[r])
+                moved[r] = (q[r] - new) * s[r]
+                e[r] += moved[r]
+                q[r] = new
+            for i in range(j + 1, columns):
+                weight, other = H[j, i], pull[i, first:stop]
+                for r in range(stop - first):
+                    other[r] += weight * moved[r]
