@@ -132,6 +132,12 @@ def compress(
     method: Annotated[
         str, typer.Option(help="Hugging Face folders: how codes are chosen (gptq, gptaq, rtn, ...).")
     ] = "gptq",
+    recover: Annotated[
+        bool,
+        typer.Option(
+            "--recover", help="Hugging Face folders: train the rounded weights afterwards, the whole model in memory."
+        ),
+    ] = False,
     rows: Annotated[int, typer.Option(help="Hugging Face folders: rows to calibrate with.")] = 128,
     check: Annotated[
         int, typer.Option(help="Hugging Face folders: further rows on which the two models are compared.")
@@ -168,6 +174,7 @@ def compress(
         components=read_components(component or []),
         plan=plan,
         method=method,
+        recover=recover,
         rows=rows,
         check=check,
         length=length,

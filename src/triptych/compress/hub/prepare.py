@@ -22,7 +22,6 @@ from triptych.compress.coverage import coverage
 from triptych.compress.driver import Work
 from triptych.compress.lockstep import Call, trace
 from triptych.compress.planner import parse_amount
-from triptych.compress.quantize.grid import Grid
 from triptych.compress.quantize.layers import LayerScheme
 from triptych.errors import InputError
 from triptych.export.compressed_tensors import group_for
@@ -48,6 +47,7 @@ class HubRequest(Settings):
         method: of weights narrower than eight bits, where no plan says otherwise.
         rows: calibration samples; `check` more are held out to compare the models on (0: not compared).
         length: tokens a sample's text is cut to.
+        recover: train codes, scales, norms and biases on the calibration samples afterwards.
         keep, keep_modality: least share of unchanged answers, and of each modality's effect on them; None: no promise.
     """
 
@@ -60,6 +60,7 @@ class HubRequest(Settings):
     rows: int = 128
     check: int = 32
     length: int | None = None
+    recover: bool = False
     keep: float | None = None
     keep_modality: float | None = None
     seed: int = 0
@@ -95,7 +96,7 @@ def prepare(request: HubRequest) -> Prepared:
     rows = calibration(
         request.model, request.data, rows=request.rows + request.check, length=request.length, seed=request.seed
     )
-    used, held_out = _split(rows, request)
+    used, held_out = samples(rows, request)
     used = merged(used, JOINED)
     stream = Stream(model, weights, always=linear_weights(model))
     richest = max(rows.batches, key=lambda batch: len(batch.modality))
@@ -131,7 +132,7 @@ def linear_weights(model: nn.Module) -> set[str]:
     return {f"{n}.weight" for n, m in model.named_modules() if isinstance(m, nn.Linear) and id(m) not in inside}
 
 
-def _split(rows: Calibration, request: HubRequest) -> tuple[list[ModelBatch], list[ModelBatch]]:
+def samples(rows: Calibration, request: HubRequest) -> tuple[list[ModelBatch], list[ModelBatch]]:
     """Calibration samples, and held-out ones that are evenly spread over the draw."""
     batches = list(rows.batches)
     check = min(request.check, len(batches) // 4)
@@ -183,15 +184,17 @@ def _decide(
             scheme = scheme.model_copy(update={"activation": None, "per_token": False})
         assert scheme.weight is not None
         group = group_for(model.get_parameter(name).shape[1], scheme.weight.group)
-        grid = scheme.weight.model_copy(update={"group": group, "scales": scales})
-        schemes[name] = scheme.model_copy(update={"weight": grid, "method": _method(method, grid, name, parts)})
+        # Integer kernels may want positive scales, and AutoRound's bounds do.
+        mirrored = scheme.weight.symmetric and not scheme.activation and method != blockwise.METHOD
+        grid = scheme.weight.model_copy(update={"group": group, "scales": scales, "mirrored": mirrored})
+        # The error of eight bits is far below that of rounded inputs; to the nearest is enough.
+        rounding = "rtn" if grid.bits == 8 and scheme.activation else _method(method, name, parts)
+        schemes[name] = scheme.model_copy(update={"weight": grid, "method": rounding})
     return choice, schemes
 
 
-def _method(method: str, grid: Grid, name: str, parts: Sequence[Component]) -> str:
+def _method(method: str, name: str, parts: Sequence[Component]) -> str:
     """What chooses the codes of a weight where `method` was asked for."""
-    if grid.bits == 8:  # the error is far below the activations'; to the nearest is enough
-        return "rtn"
     in_block = any(name.startswith(f"{block}.") for part in parts for block in part.blocks)
     # Of a layer alone AutoRound never bettered GPTQ's codes (docs/lab/LOG.md).
     return "gptq" if method == blockwise.METHOD and not in_block else method

@@ -19,6 +19,7 @@ from triptych.compress.coverage import Coverage, counted
 from triptych.compress.driver import Group, drive
 from triptych.compress.hub.preflight import forecast, show
 from triptych.compress.hub.prepare import HubRequest, Prepared, prepare
+from triptych.compress.hub.recovery import recovered
 from triptych.compress.hub.tell import build, component_rows, show_choice, show_outcome, write_card
 from triptych.compress.hub.write import REPORT, write
 from triptych.compress.journal import Journal
@@ -59,15 +60,16 @@ def compress_folder(request: HubRequest, *, command: str, dry_run: bool = False)
         before = answers(lambda inputs: ready.stream.model(**inputs), ready.held_out, asked)
     covered = run_driver(ready, journal)
     coverage.show(covered)
+    finished = recovered(request, ready, journal) if request.recover else journal
     with console.stage("answers of the compressed model"):
         after = answers(lambda inputs: ready.stream.model(**inputs), ready.held_out, asked)
     agreement = compare(before, after, seed=request.seed) if ready.held_out else None
-    report = build(request, ready, journal, covered, agreement, command)
+    report = build(request, ready, finished, covered, agreement, command)
     with (
         console.stage("write the folder"),
         artifact.publish(request.out, made_from, needs=ready.folder.bytes) as staging,
     ):
-        write(staging, request.model, ready, journal, report, write_card(request, ready, report, command))
+        write(staging, request.model, ready, finished, report, write_card(request, ready, report, command))
     journal.clear()
     show_outcome(report)
     report["seconds"] = time.monotonic() - began  # not in the folder: the same work makes the same bytes
@@ -128,6 +130,7 @@ def identity(request: HubRequest, ready: Prepared) -> dict[str, artifact.JSON]:
         ).hexdigest(),
         "rows": request.rows,
         "check": request.check,
+        "recover": request.recover,
         "seed": request.seed,
     }
 
