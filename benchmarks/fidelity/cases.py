@@ -30,7 +30,7 @@ from benchmarks.fidelity.training import FOLDER
 NAMES = ("vlm", "whisper", "clip")
 MODULES: dict[str, Any] = {"vlm": vlm, "whisper": whisper, "clip": clip}
 SAMPLES = 128
-QUESTIONS, PHOTOS, ROWS = 2000, 1000, 50  # of the test sets; rows in a batch
+QUESTIONS, PHOTOS, ROWS = 1000, 1000, 50  # of the test sets; rows in a batch
 
 Answers = dict[str, Tensor]
 

@@ -12,6 +12,7 @@ import json
 import math
 import platform
 import shutil
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable
@@ -24,6 +25,8 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from benchmarks.fidelity import samples
 
 Batch = dict[str, Tensor]
 SCALE_BITS = 16  # every peer stores its scales in half precision
@@ -61,8 +64,14 @@ Compressor = Callable[[Job, nn.Module, list[str], list[Batch]], Reader]
 
 
 def run(peer: str, packages: Iterable[str], methods: Iterable[str], compress: Compressor) -> None:
-    """Carry out the job on the command line and write its result."""
-    job = arguments(peer, methods)
+    """Carry out the job on the command line, or those of `--jobs FILE` (JSON, a list of command lines) in one process."""
+    several = sys.argv[1:2] == ["--jobs"]
+    for words in json.loads(Path(sys.argv[2]).read_text()) if several else [sys.argv[1:]]:
+        do(peer, packages, arguments(peer, methods, words), compress)
+
+
+def do(peer: str, packages: Iterable[str], job: Job, compress: Compressor) -> None:
+    """Carry out one job and write its result."""
     if job.threads:
         torch.set_num_threads(job.threads)
     torch.manual_seed(job.seed)
@@ -94,10 +103,10 @@ def carry_out(job: Job, compress: Compressor) -> dict[str, Any]:
     began = time.monotonic()
     model = load(job)
     names = layers(model, job.modules)
-    samples = batches(job)
+    calibration = batches(job)
     loaded = time.monotonic()
     peak_load = peak() - floor
-    reader = compress(job, model, names, samples)
+    reader = compress(job, model, names, calibration)
     compressed = time.monotonic()
     peak_compress = peak() - floor
     made = reader()
@@ -117,7 +126,7 @@ def carry_out(job: Job, compress: Compressor) -> dict[str, Any]:
         "peak_memory_bytes": {"load": peak_load, "compress": peak_compress, "libraries": floor},
         "bits_per_weight": made.bits_per_weight,
         "layers": len(names),
-        "samples": sum(next(iter(sample.values())).shape[0] for sample in samples),
+        "samples": sum(next(iter(sample.values())).shape[0] for sample in calibration),
     }
 
 
@@ -157,12 +166,17 @@ def layers(model: Any, modules: str) -> list[str]:
 
 
 def batches(job: Job) -> list[Batch]:
-    """The calibration tensors in batches; every first dimension is samples."""
+    """The calibration tensors in batches; every first dimension is samples.
+
+    A file of `fidelity.samples` holds samples of several shapes: `batch` of the same shape go together.
+    """
     if job.calibration is None:
         return []
     whole = load_file(job.calibration)
-    samples = next(iter(whole.values())).shape[0]
-    found = [{key: t[i : i + job.batch] for key, t in whole.items()} for i in range(0, samples, job.batch)]
+    if all("." in name for name in whole):
+        return samples.batches(samples.read_samples(job.calibration), job.batch)
+    count = next(iter(whole.values())).shape[0]
+    found = [{key: t[i : i + job.batch] for key, t in whole.items()} for i in range(0, count, job.batch)]
     if "image_grid_thw" in whole:  # Qwen-VL joins the patches of all samples
         found = [{**batch, "pixel_values": batch["pixel_values"].flatten(0, -2)} for batch in found]
     return found
@@ -223,8 +237,8 @@ def status(key: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
 
 
-def arguments(peer: str, methods: Iterable[str]) -> Job:
-    """The command line, the same for every peer."""
+def arguments(peer: str, methods: Iterable[str], words: list[str]) -> Job:
+    """A command line, the same for every peer."""
     parser = argparse.ArgumentParser(prog=f"benchmarks.peers.{peer}_run")
     parser.add_argument("--model", type=Path, required=True, help="Hugging Face folder.")
     parser.add_argument("--calibration", type=Path, help="Tensors whose first dimension is samples.")
@@ -239,4 +253,4 @@ def arguments(peer: str, methods: Iterable[str]) -> Job:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--steps", type=int, default=200, help="Of methods that learn.")
     parser.add_argument("--seed", type=int, default=0)
-    return Job(**vars(parser.parse_args()))
+    return Job(**vars(parser.parse_args(words)))

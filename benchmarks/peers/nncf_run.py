@@ -40,7 +40,11 @@ class First(nn.Module):
                 config.use_cache = False
 
     def forward(self, *values: Tensor) -> Tensor:
-        return self.model(**dict(zip(self.inputs, values, strict=True)))[0]
+        given = dict(zip(self.inputs, values, strict=True))
+        for ids in self.inputs:  # without a mask, packed sequences are looked for by an operation OpenVINO lacks
+            if ids.endswith("input_ids"):
+                given.setdefault(ids.replace("input_ids", "attention_mask"), torch.ones_like(given[ids]))
+        return self.model(**given)[0]
 
 
 def compress(job: Job, model: nn.Module, names: list[str], batches: list[Batch]) -> Reader:
