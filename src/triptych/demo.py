@@ -32,11 +32,11 @@ def run_demo(out: Path, command: str) -> dict[str, Any]:
         model=out / "model",
         data=data,
         out=out / "compressed",
-        size="6%",
-        latency="10%",
+        size="5%",
+        latency="8%",
         keep="98%",
         keep_modality="95%",
-        steps=150,
+        steps=250,
     )
     return carry_out(request, command=command, log=trained.log)
 

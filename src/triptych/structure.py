@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
-from torch import Tensor
+from torch import Tensor, nn
 
 Modality = Literal["image", "audio", "text", "category", "number"]
 
@@ -63,6 +63,11 @@ class Width(NamedTuple):
     units: int
     producers: tuple[Member, ...]
     consumers: tuple[Member, ...]
+
+
+def linear_rows(name: str, layer: nn.Linear) -> Width:
+    """The outputs of a linear layer called `name`, which nothing here reads."""
+    return Width(name, layer.weight.shape[0], (Member(f"{name}.weight", 0), Member(f"{name}.bias", 0)), ())
 
 
 def prefixed(prefix: str, widths: list[Width]) -> list[Width]:

@@ -41,7 +41,7 @@ from triptych.evaluate.size import size_bytes
 from triptych.evaluate.speed import latency, tuned
 from triptych.models.fusion_model import FusionModel
 from triptych.models.store import write_model
-from triptych.structure import Settings
+from triptych.structure import Settings, Width
 
 WIDTHS = (1.0, 0.85, 0.7, 0.6, 0.5, 0.42, 0.35, 0.3, 0.25, 0.2, 0.15)
 SCHEMES = ("w8a8", "w6a8", "w5a8", "w4a8")
@@ -145,7 +145,8 @@ def look(around: Surroundings) -> Survey:
             harms[name] = _harms(folded, name, statistics[name], batches, reference)
             advance(1, note=name)
     widths = {width.name: width for width in model.widths()}
-    costs = {name: float(_owned_parameters(model, width) / width.units) for name, width in widths.items()}
+    positions = {name: found.tokens / sum(len(b.presence) for b in batches) for name, found in statistics.items()}
+    costs = {name: _unit_cost(folded, width, positions) for name, width in widths.items()}
     return Survey(scores, costs, harms, {name: width.units for name, width in widths.items()})
 
 
@@ -262,9 +263,17 @@ def _drift(outputs: Tensor, reference: Tensor) -> float:
     return float(F.kl_div(outputs.log_softmax(1), reference.log_softmax(1), log_target=True, reduction="batchmean"))
 
 
-def _owned_parameters(model: FusionModel, width: Any) -> int:
-    names = {m.parameter for m in (*width.producers, *width.consumers)}
-    return sum(p.numel() for n, p in model.named_parameters() if n in names)
+def _unit_cost(model: FusionModel, width: Width, positions: Mapping[str, float]) -> float:
+    """What a unit owns of the model's parameters and of its multiplications, the mean of the two shares.
+
+    Early channels are few parameters that are multiplied at many positions, late ones the reverse; a budget may limit bytes and
+    milliseconds, and a narrow model has to be narrow in both.
+    """
+    sizes = {name: view.parameter.numel() for name, view in weights(model).items()}
+    products = {name: size * positions[name] for name, size in sizes.items()}
+    owned = {member.parameter for member in (*width.producers, *width.consumers)} & sizes.keys()
+    shares = [sum(counts[name] for name in owned) / sum(counts.values()) for counts in (sizes, products)]
+    return sum(shares) / 2 / width.units
 
 
 def _as_plan(candidate: Candidate, distil: plans.Distil, sha256: str, steps: int) -> plans.Plan:

@@ -141,11 +141,15 @@ class CNNEncoder(nn.Module):
         return Encoded(pooled, tokens, all_real(tokens) if stream.mask is None else stream.mask)
 
     def widths(self) -> list[Width]:
-        """Each block's inner channels, and each stream of channels that blocks add to and read from.
+        """Each block's inner channels, and each stream of channels that blocks add to and read from, but for the last one."""
+        return self._widths()[:-1]
 
-        A stream begins at the stem and at every block that does not simply add to what it read. The last one is read
-        outside the encoder, so it keeps its width.
-        """
+    def pooled(self) -> Width:
+        """The last stream: its mean is the pooled vector."""
+        return self._widths()[-1]
+
+    def _widths(self) -> list[Width]:
+        """All widths in order; a stream begins at the stem and at every block that does not simply add to what it read."""
         found = []
         if self.embed is not None:
             units = self.embed.weight.shape[1]
@@ -163,7 +167,8 @@ class CNNEncoder(nn.Module):
                 written += block.shortcut.producers(f"{name}.shortcut")
             found.append(Width(f"{stream}.stream", block.first.conv.weight.shape[1], producers, consumers))
             stream, producers, consumers = name, written, ()
-        return found
+        channels = self.get_parameter(producers[0].parameter).shape[0]
+        return [*found, Width(f"{stream}.stream", channels, producers, consumers)]
 
     def droppable(self) -> list[str]:
         """The blocks that add to their input: without one, the input goes on unchanged."""

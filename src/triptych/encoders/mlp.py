@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from triptych.encoders.masked import all_real
 from triptych.registry import register
-from triptych.structure import Encoded, Features, Member, Modality, Settings, Width
+from triptych.structure import Encoded, Features, Member, Modality, Settings, Width, linear_rows
 
 
 @register("encoder", "mlp")
@@ -55,6 +55,10 @@ class MLPEncoder(nn.Module):
         else:
             producers = (Member("first.weight", 0), Member("first.bias", 0))
         return [Width("hidden", self.out.weight.shape[1], producers, readers)]
+
+    def pooled(self) -> Width:
+        """The features of the pooled vector."""
+        return linear_rows("out", self.out)
 
     def droppable(self) -> list[str]:
         """None: nothing here has a shortcut."""

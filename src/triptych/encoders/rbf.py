@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from triptych.encoders.masked import all_real, masked_mean, real_tokens
 from triptych.encoders.patches import patches
 from triptych.registry import register
-from triptych.structure import Encoded, Features, Member, Modality, Settings, Width
+from triptych.structure import Encoded, Features, Member, Modality, Settings, Width, linear_rows
 
 
 class RadialBasis(nn.Module):
@@ -88,6 +88,10 @@ class RBFEncoder(nn.Module):
         """The centres."""
         producers = (Member("basis.centres", 0), Member("basis.log_gamma", 0))
         return [Width("basis", self.basis.centres.shape[0], producers, (Member("out.weight", 1),))]
+
+    def pooled(self) -> Width:
+        """The features of the pooled vector."""
+        return linear_rows("out", self.out)
 
     def droppable(self) -> list[str]:
         """None: nothing here has a shortcut."""

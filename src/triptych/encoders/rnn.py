@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from triptych.encoders.masked import Masked, all_real, masked_mean, real_tokens
 from triptych.registry import register
-from triptych.structure import Encoded, Features, Member, Modality, Settings, Width
+from triptych.structure import Encoded, Features, Member, Modality, Settings, Width, linear_rows
 
 CELLS = {"lstm": nn.LSTM, "gru": nn.GRU}
 
@@ -145,6 +145,10 @@ class RNNEncoder(nn.Module):
             consumers = own + tuple(Member(parameter, 1, repeat=self.directions) for parameter in ahead)
             found.append(Width(f"layers.{index}.hidden", units, producers, consumers))
         return found
+
+    def pooled(self) -> Width:
+        """The features of the pooled vector."""
+        return linear_rows("out", self.out)
 
     def droppable(self) -> list[str]:
         """None: a recurrent layer has no shortcut."""

@@ -19,7 +19,7 @@ from transformers.utils import ModelOutput
 
 from triptych.errors import InputError
 from triptych.registry import find
-from triptych.structure import Features, Width, prefixed
+from triptych.structure import Features, Member, Width, prefixed
 from triptych.tasks import Task
 
 
@@ -183,9 +183,18 @@ class FusionModel(PreTrainedModel):
         return tuple(self.encoders)
 
     def widths(self) -> list[Width]:
-        """Every width that may shrink, named from the top of the model."""
+        """Every width that may shrink, named from the top of the model.
+
+        What an encoder pools is read by its projector, so the width of it is whole only here.
+        """
         shrinking = {prefix: part for prefix, part in self._parts().items() if hasattr(part, "widths")}
-        return [width for prefix, part in shrinking.items() for width in prefixed(prefix, part.widths())]
+        found = [width for prefix, part in shrinking.items() for width in prefixed(prefix, part.widths())]
+        encoders: dict[str, Any] = {name: part for name, part in self.encoders.items() if hasattr(part, "pooled")}
+        for name, encoder in encoders.items():
+            (pooled,) = prefixed(f"encoders.{name}", [encoder.pooled()])
+            reader = Member(f"projectors.{name}.linear.weight", 1)
+            found.append(pooled._replace(consumers=(*pooled.consumers, reader)))
+        return found
 
     def droppable(self) -> list[str]:
         """Residual blocks that may be left out whole, named from the top of the model."""

@@ -154,7 +154,7 @@ def _components(original: Loaded, compressed: Loaded) -> tuple[schema.Component,
     after = sizes(compressed)
     entries = [{n: v.parameter.numel() for n, v in weights(m).items()} for m in (original.model, compressed.model)]
     found = []
-    for part in components(original.model):
+    for part in components(original.model, latency=True):
         whole, left = (sum(c for n, c in e.items() if part.owns(n)) for e in entries)
         rounded = [item for name, item in compressed.quantized.items() if part.owns(name)]
         width = (
@@ -168,6 +168,7 @@ def _components(original: Loaded, compressed: Loaded) -> tuple[schema.Component,
                 parameters=part.parameters,
                 bytes_before=sum(s for n, s in before.items() if part.owns(n)),
                 bytes_after=sum(s for n, s in after.items() if part.owns(n)),
+                latency_share=part.latency,
                 decision=f"{width}; {_bits(rounded) or 'stays dense, for it is small'}",
             )
         )
