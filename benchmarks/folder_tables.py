@@ -1,9 +1,18 @@
 """Tables of what was measured on Hugging Face folders: families, speed and memory of compression, kills, decoding, fidelity."""
 
-from statistics import median
+from collections.abc import Iterator
+from statistics import mean, median, stdev
 from typing import Any
 
 from triptych.console import human_bytes, percent
+
+OURS = "Triptych"
+SCALE = 0.25  # bits a weight of a scale for 64
+METRICS = {
+    "vlm": ("accuracy",),
+    "whisper": ("token_accuracy", "cer"),
+    "clip": ("image_to_text_r10", "text_to_image_r10"),
+}
 
 
 def families(found: dict[str, Any]) -> list[list[str]]:
@@ -101,23 +110,72 @@ def _figures(values: dict[str, float]) -> str:
 
 
 def fidelity(found: dict[str, Any]) -> list[list[str]]:
-    """Divergence and flips by model, width and method."""
-    rows = [["model", "bits", "method", "bits a weight", "KL, nats", "flips", "task"]]
-    for row in found["rows"]:
-        if "error" in row:
-            rows.append([row["model"], str(row["bits"]), row["method"], "", "", "", row["error"][:120]])
-            continue
-        score = row["score"]
-        task = {k: v for k, v in score.items() if k not in {"kl", "flips", "answers"}}
-        rows.append(
-            [
-                row["model"],
-                str(row["bits"]),
-                row["method"],
-                f"{row['bits_per_weight']:.2f}",
-                f"{score['kl']:.4g}",
-                percent(score["flips"]),
-                _figures(task),
-            ]
-        )
+    """KL from the original, and flipped answers, by model and width; ours over the best peer's."""
+    names = _contenders(found)
+    rows = [["model", "bits", *(f"{name}{_extra(found, name)}" for name in names), "ours / best peer"]]
+    for copy, bits, cell in _cells(found):
+        means = {name: mean(row["kl"] for row in done) for name, done in cell.items()}
+        ours = [kl for name, kl in means.items() if name.startswith(OURS)]
+        peers = [kl for name, kl in means.items() if not name.startswith(OURS)]
+        ratio = f"{min(ours) / min(peers):.2f}" if ours and peers else ""
+        rows.append([copy, bits, *(_divergence(found["rows"][copy][bits].get(name, {})) for name in names), ratio])
     return rows
+
+
+def fidelity_tasks(found: dict[str, Any]) -> list[list[str]]:
+    """What the rounded models reach at their task."""
+    names = _contenders(found)
+    rows = [["model", "metric", "bits", *names]]
+    for copy, bits, cell in _cells(found):
+        for metric in METRICS[copy.partition(" ")[0]]:
+            figures = {name: mean(row["task"][metric] for row in done) for name, done in cell.items()}
+            shown = [percent(figures[name]) if name in figures else "" for name in names]
+            rows.append([copy, metric.replace("_", " "), bits, *shown])
+    return rows
+
+
+def fidelity_gaps(found: dict[str, Any]) -> list[list[str]]:
+    """Mean distance of the layers' errors from the bound, dB."""
+    names = [name for name in _contenders(found) if not name.endswith("AWQ")]
+    rows = [["model", "bits", *names]]
+    for copy, bits, cell in _cells(found):
+        gaps = {name: [row["gap_db"] for row in done if "gap_db" in row] for name, done in cell.items()}
+        rows.append([copy, bits, *(f"{mean(gaps[name]):.1f}" if gaps.get(name) else "" for name in names)])
+    return rows
+
+
+def _contenders(found: dict[str, Any]) -> list[str]:
+    """Ours first, then the peers by name."""
+    names = {name for widths in found["rows"].values() for cell in widths.values() for name in cell}
+    return sorted(names, key=lambda name: (not name.startswith(OURS), len(name) if name.startswith(OURS) else 0, name))
+
+
+def _cells(found: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, list[dict[str, Any]]]]]:
+    """Each model and width with the rows that were measured, by contender."""
+    for copy in sorted(found["rows"]):
+        for bits in sorted(found["rows"][copy], key=int, reverse=True):
+            cell = {
+                name: [row for row in seeds.values() if "kl" in row]
+                for name, seeds in found["rows"][copy][bits].items()
+            }
+            yield copy, bits, {name: done for name, done in cell.items() if done}
+
+
+def _extra(found: dict[str, Any], name: str) -> str:
+    """What a contender stores beyond ours, in bits a weight, where that is something."""
+    differences = {
+        round(mean(row["bits"] for row in done) - int(bits) - SCALE, 2)
+        for _, bits, cell in _cells(found)
+        for who, done in cell.items()
+        if who == name and bits != "8"
+    }
+    return "".join(f" ({more:+.2f} bits)" for more in sorted(differences) if more)
+
+
+def _divergence(seeds: dict[str, dict[str, Any]]) -> str:
+    done = [row for row in seeds.values() if "kl" in row]
+    if not done:
+        return "; ".join({row["error"][:60] for row in seeds.values()})
+    values = [row["kl"] for row in done]
+    spread = f" ± {stdev(values):.1g}" if len(values) > 1 else ""
+    return f"{mean(values):.2g}{spread}, {percent(mean(row['flips'] for row in done))}"

@@ -16,8 +16,11 @@ FOLDERS = {  # tables of `folder_tables`, by the name of their JSON
     "compression_memory": "How much memory compression takes",
     "kills": "`kill -9` at random moments",
     "fidelity_models": "The trained models that fidelity is measured on",
-    "fidelity": "Fidelity: what rounding does to the answers",
+    "fidelity": "Fidelity: KL from the original in nats, and flipped answers",
+    "fidelity_tasks": "Fidelity: what the rounded models reach at their task",
+    "fidelity_gaps": "Fidelity: mean distance of a layer's error from the rate-distortion bound, dB",
 }
+SHARED = {"fidelity_tasks": "fidelity", "fidelity_gaps": "fidelity"}  # tables made from another's JSON
 
 
 def main() -> None:
@@ -43,7 +46,7 @@ def results() -> str:
         if found:
             parts.append(f"## {title}\n\n{make(found)}\n{measured(found)}\n")
     for name, title in FOLDERS.items():
-        found = read(name)
+        found = read(SHARED.get(name, name))
         if found:
             head, *rows = getattr(folder_tables, name)(found)
             parts.append(f"## {title}\n\n{table(head, rows)}\n{measured(found)}\n")

@@ -1,6 +1,6 @@
 """Ours against its peers on the trained models and on copies of them with outliers: 8, 4, 3 and 2 bits, same samples, same groups.
 
-    python -m benchmarks.fidelity.run [--models vlm clip] [--bits 3 2] [--seeds 0] [--contenders "NNCF" ...]
+    python -m benchmarks.fidelity.run [--copies vlm "clip + outliers"] [--bits 3 2] [--seeds 0] [--contenders "NNCF" ...]
 
 Every contender rounds every linear layer but the output head, in groups of 64 (NNCF and quanto store 8 bits with one scale a
 row), after the same 128 calibration samples, drawn anew for each seed; `bits` of a row counts codes, scales and zero points.
@@ -32,7 +32,7 @@ from triptych.compress.quantize.pack import unpack
 
 WORK = FOLDER / "compressed"
 BITS, SEEDS, GROUP = (3, 2, 4, 8), (0, 1, 2), 64
-STEPS = 200  # of AutoRound: its own default
+STEPS = 50  # of AutoRound: its recipe "light"; the default of 200 takes five minutes a model on one core
 OUTLIERS = " + outliers"
 
 # Peer and method by the name in the table; of our own command the method, and further options.
@@ -108,6 +108,7 @@ def theirs(case: Case) -> list[str]:
         "modules": layers(case),
         "out": case.out,
         "result": case.out.with_suffix(".json"),
+        "batch": 32 if case.contender.startswith("llm") else 1,  # others draw samples themselves, or trace one
         "threads": 1,
         "steps": STEPS,
         "seed": case.seed,
@@ -142,7 +143,7 @@ def carry_out(todo: list[Case]) -> None:
         shutil.rmtree(case.out, ignore_errors=True)
     if not todo:
         return
-    jobs = WORK / f"{contender.replace(' ', '-')}.jobs.json"
+    jobs = WORK / f"{contender.replace(' ', '-')}-{os.getpid()}.jobs.json"
     if contender in PEERS:
         peer = PEERS[contender][0]
         jobs.write_text(json.dumps([theirs(case) for case in todo]))
@@ -215,17 +216,17 @@ def restored(folder: Path, model: Any) -> dict[str, Tensor]:
 
 def waves(asked: argparse.Namespace) -> Iterator[list[Case]]:
     """What is done in which order: the first seed at few bits, then eight, then the other seeds; a contender at a time."""
-    copies = [name + suffix for suffix in ("", OUTLIERS) for name in asked.models]
     for seed in asked.seeds:
         for bits in ([b for b in asked.bits if b < 8], [b for b in asked.bits if b == 8]):
             for contender in asked.contenders:
-                yield [Case(copy, width, contender, seed) for copy in copies for width in bits]
+                yield [Case(copy, width, contender, seed) for copy in asked.copies for width in bits]
 
 
 def main() -> None:
     """Measure what is asked for and not yet measured."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("--models", nargs="*", default=list(cases.NAMES))
+    copies = [name + suffix for suffix in ("", OUTLIERS) for name in cases.NAMES]
+    parser.add_argument("--copies", nargs="*", default=copies)
     parser.add_argument("--bits", nargs="*", type=int, default=list(BITS))
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--contenders", nargs="*", default=[*OURS, *PEERS])

@@ -9,7 +9,7 @@ from triptych.compress.quantize import descent, gptq
 from triptych.compress.quantize.grid import Grid, output_error
 
 
-def slow_descent(weight, moment, start, rounds, sweeps, damping=0.01):  # noqa: C901 - loops over single numbers
+def slow_descent(weight, moment, start, rounds, sweeps, damping=0.05):  # noqa: C901 - loops over single numbers
     """Levels and scales by exhaustion: each code in turn takes the level of least error, each row its best scales."""
     grid, columns = start.grid, weight.shape[1]
     H = moment + damping * np.mean(np.diag(moment)) * np.eye(columns)
@@ -53,7 +53,7 @@ def test_codes_are_those_of_exhaustion(seed):
     grid = grid.model_copy(update={"bits": min(grid.bits, 4)})  # every level is tried
     W, H = torch.from_numpy(weight), torch.from_numpy(moment)
     rounds, sweeps = 1 + seed % 3, 1 + seed % 2
-    expected, scale = slow_descent(weight, moment, gptq.quantize(W, H, grid), rounds, sweeps)
+    expected, scale = slow_descent(weight, moment, gptq.quantize(W, H, grid, damping=0.05), rounds, sweeps)
     codes = descent.quantize(W, H, grid, rounds=rounds, sweeps=sweeps, block=1 + seed % 7)
     np.testing.assert_allclose(codes.scale.numpy(), scale.astype(np.float32), rtol=2e-3)  # one float16 step: a tie
     np.testing.assert_array_equal(codes.values.numpy(), expected)
@@ -64,8 +64,8 @@ def test_it_is_better_than_gptq_on_every_row(bits):
     draw = torch.Generator().manual_seed(bits)
     weight, x = torch.randn(16, 96, generator=draw), torch.randn(400, 96, generator=draw)
     moment, grid = x.T @ x / 400 + 0.5, Grid(bits=bits, group=32, mirrored=True)
-    before, after = gptq.quantize(weight, moment, grid), descent.quantize(weight, moment, grid)
-    damped = moment + 0.01 * moment.diagonal().mean() * torch.eye(96)
+    before, after = gptq.quantize(weight, moment, grid, damping=0.05), descent.quantize(weight, moment, grid)
+    damped = moment + 0.05 * moment.diagonal().mean() * torch.eye(96)
     errors = [
         [output_error(w[None], q[None], damped) for w, q in zip(weight, codes.dequantize(), strict=True)]
         for codes in (before, after)

@@ -173,8 +173,8 @@ class _Student:
 
     def optimizer(self, settings: Settings) -> torch.optim.Optimizer:
         """Adam, with a rate for each kind of parameter."""
-        rates = {settings.lr: self.u, settings.scale_lr: self.d, settings.dense_lr: self.dense}
-        groups = [{"params": list(named.values()), "lr": rate} for rate, named in rates.items()]
+        rates = (settings.lr, self.u), (settings.scale_lr, self.d), (settings.dense_lr, self.dense)
+        groups = [{"params": list(named.values()), "lr": rate} for rate, named in rates if named]
         return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
     def weights(self) -> dict[str, Tensor]:

@@ -32,7 +32,7 @@ def quantize(
     moment: Float[Tensor, "*blocks inputs inputs"] | None,
     grid: Grid,
     *,
-    damping: float = 0.01,
+    damping: float = 0.05,
     rounds: int = 3,
     sweeps: int = 2,
     block: int = 32,
@@ -43,7 +43,8 @@ def quantize(
         weight: the matrix; float64 is computed in float64, all else in float32.
         moment: E[x x'] of the layer's inputs; a grouped convolution brings one for each block of rows.
         grid: the levels.
-        damping: share of the mean of diag H that is added to the diagonal, in GPTQ and here.
+        damping: share of the mean of diag H that is added to the diagonal, in GPTQ and here. More than GPTQ's 0.01: what is
+            fitted longer fits the samples themselves (2,500 tokens, 192 to 768 inputs, test samples: 1.4 dB at 0.1, 1.2 at 0.01).
         rounds: of refitting scales and visiting columns.
         sweeps: visits of every column in a round.
         block: columns between two matrix products.
