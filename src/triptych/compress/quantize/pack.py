@@ -11,6 +11,8 @@ from torch import Tensor
 
 from triptych.errors import ArtifactError, InputError
 
+AT_ONCE = 1 << 20  # codes that are packed together: they take 8 bytes each, several times over, while they are
+
 
 def words(columns: int, bits: int) -> int:
     """32-bit words that a row takes."""
@@ -30,10 +32,23 @@ def pack(codes: Int8[Tensor, "rows columns"], bits: int) -> Int32[Tensor, "rows 
         InputError: a code that `bits` bits cannot hold.
     """
     offset, (rows, columns) = 1 << (bits - 1), codes.shape
-    wide = codes.to(torch.int64) + offset
-    if codes.numel() and not (int(wide.min()) >= 0 and int(wide.max()) < 2 * offset):
+    if codes.numel() and not (int(codes.min()) >= -offset and int(codes.max()) < offset):
         raise InputError(f"Codes between {int(codes.min())} and {int(codes.max())} do not fit in {bits} bits.")
+    packed = torch.empty(rows, words(columns, bits), dtype=torch.int32)
+    for into, part in zip(_some(packed, columns), _some(codes, columns), strict=True):
+        into.copy_(_pack(part, bits))
+    return packed
+
+
+def _some(matrix: Tensor, columns: int) -> tuple[Tensor, ...]:
+    """The rows of a matrix, as many at a time as are worked on together."""
+    return matrix.split(max(1, AT_ONCE // max(1, columns)))
+
+
+def _pack(codes: Int8[Tensor, "rows columns"], bits: int) -> Int32[Tensor, "rows words"]:
+    offset, (rows, columns) = 1 << (bits - 1), codes.shape
     groups = -(-columns // 32)
+    wide = codes.to(torch.int64) + offset
     wide = torch.nn.functional.pad(wide, (0, groups * 32 - columns)).reshape(rows, groups, 32)
     word, bit = _places(bits)
     packed = torch.zeros(
@@ -58,6 +73,14 @@ def unpack(packed: Int32[Tensor, "rows words"], bits: int, columns: int) -> Int8
             f"{columns} codes of {bits} bits take {words(columns, bits)} words a row, not {have}.",
             "The file is damaged or of another format.",
         )
+    codes = torch.empty(rows, columns, dtype=torch.int8)
+    for into, part in zip(_some(codes, columns), _some(packed, columns), strict=True):
+        into.copy_(_unpack(part, bits, columns))
+    return codes
+
+
+def _unpack(packed: Int32[Tensor, "rows words"], bits: int, columns: int) -> Int8[Tensor, "rows columns"]:
+    rows, have = packed.shape
     groups = -(-columns // 32)
     whole = torch.nn.functional.pad(packed.to(torch.int64) & 0xFFFFFFFF, (0, groups * bits - have)).reshape(
         rows, groups, bits
