@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from families import FAMILIES
 from triptych.errors import ArtifactError, InputError
@@ -67,6 +68,21 @@ def test_a_replaced_weight_is_used_until_the_end(saved: Path) -> None:
         out = layer(torch.randn(3, stream.model_shape(name)[1]))
     bias = layer.bias if layer.bias is not None else torch.zeros(())
     assert torch.equal(out, bias.expand_as(out))
+
+
+def test_names_that_share_a_tensor_still_do_after_a_pass(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=64, tie_word_embeddings=True)).save_pretrained(tmp_path)
+    folder = open_folder(tmp_path)
+    empty = skeleton(folder)
+    tied = {n for n, _ in empty.named_parameters(remove_duplicate=False)} - {n for n, _ in empty.named_parameters()}
+    stream = Stream(empty, find_weights(folder, empty), resident=0)
+    stream.settle({"input_ids": torch.randint(3, 60, (1, 7))})
+    assert tied
+    assert tied <= stream.streamed.keys()
+    assert tied == {n for n, _ in empty.named_parameters(remove_duplicate=False)} - {
+        n for n, _ in empty.named_parameters()
+    }
 
 
 class Reader(nn.Module):

@@ -7,6 +7,8 @@ merges the tensors of older checkpoints while it loads them; the same rules are 
 
 import copy
 import json
+import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +23,12 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 from transformers.initialization import no_init_weights
 
-from triptych.errors import ArtifactError, InputError
+from triptych.errors import ArtifactError, InputError, NumericsError
+from triptych.manifest import MANIFEST, verify
 from triptych.models.tensors import AGAIN, Entry, read_index
+
+NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # of a block, within a name
+PART = 1 << 22  # numbers of a tensor that are looked at together
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,11 @@ def open_folder(path: Path) -> ModelFolder:
     """Read a folder's config and the headers of its weights.
 
     Raises:
-        ArtifactError: no config, no safetensors, a missing or damaged shard.
+        ArtifactError: no config, no safetensors, a missing or damaged shard, a manifest that says otherwise.
         InputError: the model type or class is unknown, it brings code of its own, or it is quantised already.
     """
+    if (path / MANIFEST).is_file():  # one that Triptych wrote: whatever was changed since is known
+        verify(path)
     try:
         said = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -77,7 +85,7 @@ def open_folder(path: Path) -> ModelFolder:
         raise InputError(f"{path} is quantised already ({method}).", "Point at the model it was made from.")
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, TypeError, AttributeError) as error:
+    except Exception as error:
         raise InputError(
             f"transformers {transformers.__version__} cannot read {path / 'config.json'}: {' '.join(str(error).split())[:300]}",
             "Mend the config, or install a version of transformers that knows this model type.",
@@ -151,6 +159,25 @@ class Weights:
         entry = self.entry(name)
         return self.read(name)[which] if entry is None else entry.rows(which).to(self.dtype)
 
+    def require_finite(self) -> None:
+        """See that no tensor that the model uses holds NaN or infinity; a part of one at a time is in memory.
+
+        Raises:
+            NumericsError: one does; names it.
+        """
+        for key in sorted({key for source in self.sources.values() for key in source.keys}):
+            entry = self.folder.entries[key]
+            if not entry.dtype.is_floating_point or entry.dtype.itemsize == 1:
+                continue
+            count = max(1, PART // max(1, math.prod(entry.shape[1:])))
+            for first in range(0, entry.shape[0] if entry.shape else 1, count):
+                part = entry.read(first, count) if entry.shape else entry.read()
+                if not bool(part.sum(dtype=torch.float32).isfinite()):
+                    raise NumericsError(
+                        f"{key} in {entry.file} holds NaN or infinity.",
+                        "Fetch the model again, or train it again.",
+                    )
+
     def entry(self, name: str) -> Entry | None:
         """The stored tensor that is this parameter as it is, or None where it is made from several."""
         source = self.sources[name]
@@ -173,14 +200,14 @@ def find_weights(folder: ModelFolder, model: PreTrainedModel) -> Weights:
     converters = [rule for rule in mapping if isinstance(rule, WeightConverter)]
     owner = {pattern: rule for rule in converters for pattern in rule.source_patterns}
     wanted = {**dict(model.named_parameters(remove_duplicate=False)), **dict(model.named_buffers())}
-    prefix, sources, unused = model.base_model_prefix, dict[str, Source](), list[str]()
+    prefix, sources, unused = model.base_model_prefix, dict[str, Source](), dict[str, str]()
     merged: dict[str, tuple[str, list[tuple[str, str]]]] = {}
     for key in sorted(folder.entries, key=dot_natural_key):
         name, pattern = rename_source_key(key, renamings, converters, prefix, wanted)
         if name not in wanted and key in wanted:
             name, pattern = key, None
         if name not in wanted:
-            unused.append(key)
+            unused[key] = name
         elif pattern is None:
             sources[name] = Source((key,))
         else:
@@ -189,9 +216,25 @@ def find_weights(folder: ModelFolder, model: PreTrainedModel) -> Weights:
         for made, source in _converted(folder, model, owner[pattern], name, found):
             sources[made] = source
     _share_tied(model, sources)
+    _refuse_cut(folder, model, unused)
     weights = Weights(folder, sources, tuple(unused))
     _complete(weights, model)
     return weights
+
+
+def _refuse_cut(folder: ModelFolder, model: PreTrainedModel, unused: Mapping[str, str]) -> None:
+    """A tensor without a place that differs from one with a place in a number alone is of a block that the config cut off.
+
+    Other tensors without a place (old buffers, heads of other tasks) are passed over, as transformers does.
+    """
+    ignored = [re.compile(pattern) for pattern in model._keys_to_ignore_on_load_unexpected or ()]
+    stacks = {NUMBER.sub("#", name) for name, _ in model.named_parameters(remove_duplicate=False)}
+    for key, name in unused.items():
+        if NUMBER.sub("#", name) in stacks and not any(pattern.search(name) for pattern in ignored):
+            raise ArtifactError(
+                f"{folder.entries[key].file} stores {key}, but the config of {folder.path} makes no place for it.",
+                "Fetch the folder again: config and weights are not of one model.",
+            )
 
 
 def _converted(

@@ -57,6 +57,7 @@ class Stream:
     ) -> None:
         self.model, self.weights = model, weights
         self.streamed: dict[str, nn.Module] = {}
+        self._empty: dict[str, nn.Parameter] = {}  # the skeleton's own, so that names that share one still do
         self._loaders: dict[str, Loader] = {}
         self._pinned: set[str] = set()
         self._places: dict[int, list[tuple[nn.Module, str]]] = {}
@@ -66,7 +67,7 @@ class Stream:
             for attribute, parameter in module.named_parameters(recurse=False):
                 name = f"{path}.{attribute}".lstrip(".")
                 if name in always or (_streams(module, attribute, parameter, resident) and id(module) not in whole):
-                    self.streamed[name] = module
+                    self.streamed[name], self._empty[name] = module, parameter
                 else:
                     self._places.setdefault(id(parameter), []).append((module, attribute))
         self._fill()
@@ -148,8 +149,12 @@ class Stream:
                 if failed is not None:
                     raise failed
                 return
-            for name in seen.names:
-                _set(self.streamed.pop(name), name, self.read(name))
+            kept: dict[int, nn.Parameter] = {}
+            for name in sorted(seen.names):
+                key = id(self._empty[name])
+                if key not in kept:
+                    kept[key] = nn.Parameter(self.read(name), requires_grad=False)
+                setattr(self.streamed.pop(name), name.rpartition(".")[2], kept[key])
 
     def replace(self, name: str, loader: Loader) -> None:
         """From here on a parameter is what `loader` returns instead of what is on disk."""
@@ -188,8 +193,7 @@ class Stream:
         module = self.streamed[name]
         attribute = name.rpartition(".")[2]
         if name not in self._pinned and not module.get_parameter(attribute).is_meta:
-            shape = self.model_shape(name)
-            _set(module, name, torch.empty(shape, device="meta"))
+            module._parameters[attribute] = self._empty[name]  # without the checks that would look like a use of it
 
     def model_shape(self, name: str) -> tuple[int, ...]:
         """The shape of a parameter, whether or not it is in memory."""

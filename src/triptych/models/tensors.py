@@ -96,7 +96,10 @@ def read_header(file: Path) -> dict[str, Entry]:
         raise ArtifactError(f"The header of {file} cannot be read: {error}.", AGAIN) from error
     if not isinstance(header, dict):
         raise ArtifactError(f"The header of {file} is not a table of tensors.", AGAIN)
-    found = {name: _entry(file, name, said, 8 + length) for name, said in header.items() if name != "__metadata__"}
+    note = header.pop("__metadata__", {"format": "pt"})
+    if not isinstance(note, dict) or note.get("format") != "pt":
+        raise ArtifactError(f"{file} does not say that it was saved from PyTorch; it says {note!r}.", AGAIN)
+    found = {name: _entry(file, name, said, 8 + length) for name, said in header.items()}
     end = 8 + length
     for name, entry in sorted(found.items(), key=lambda item: (item[1].start, item[1].bytes)):
         if entry.start != end:
