@@ -64,32 +64,57 @@ def compression_speed(found: dict[str, Any]) -> list[list[str]]:
 
 
 def compression_memory(found: dict[str, Any]) -> list[list[str]]:
-    """Peak memory by model."""
-    rows = [["model", "tensors on disk", "after", "peak memory above the interpreter with its libraries", "minutes"]]
-    return rows + [
+    """Peak memory by model, with what the dry run had said."""
+    head = ["", "tensors on disk", "after", "peak memory above the interpreter with its libraries"]
+    rows = [
         [
-            row["model"],
-            human_bytes(row["bytes_before"]),
-            human_bytes(row["bytes_after"]),
-            human_bytes(row["peak_above_libraries"]),
-            f"{row['seconds'] / 60:.1f}",
+            *head,
+            "peak with libraries: foretold / came",
+            "disk: foretold / came",
+            "minutes, shared machine: foretold / came",
         ]
-        for row in found["rows"]
     ]
+    for name, row in found["rows"].items():
+        if "error" in row:
+            rows.append([name, "", "", row["error"][:160], "", "", ""])
+            continue
+        line = [name, human_bytes(row["bytes_before"]), "", human_bytes(row["peak_above_libraries"]), "", "", ""]
+        if "came" in row:
+            said, came = row["foretold"], row["came"]
+            line[2] = human_bytes(came["bytes_after"])
+            line[4:6] = [f"{human_bytes(said[k])} / {human_bytes(came[k])}" for k in ("peak_bytes", "disk_bytes")]
+            line[6] = f"{said['minutes']:.1f} / {came['minutes']:.1f}"
+        rows.append(line)
+    return rows
 
 
 def kills(found: dict[str, Any]) -> list[list[str]]:
     """Kills survived."""
     return [
-        ["model", "kills", "identical results", "finished blocks kept", "nothing left beside the result"],
+        ["model", "kills", "identical results", "blocks rounded twice, at most", "nothing left beside the result"],
         [
             found["family"],
             str(found["trials"]),
             str(found["identical"]),
-            str(found["blocks_kept"]),
+            str(found["most_blocks_redone"]),
             str(found["without_stray_files"]),
         ],
     ]
+
+
+def damage(found: dict[str, Any]) -> list[list[str]]:
+    """Each kind of damage, and how it was met."""
+    titles = {
+        "ours": "a folder that Triptych wrote: `verify`, and opening it",
+        "elsewhere": "a folder from elsewhere: `compress`",
+        "unknowable": "the same, where no checksum tells: a number became another number",
+    }
+    rows = [["input", "damage", "trials", "refused by name", "refused otherwise", "accepted", "crashed"]]
+    for part, title in titles.items():
+        for kind, met in found[part]["kinds"].items():
+            counts = [str(met.get(word, 0)) for word in ("refused by name", "refused", "accepted", "crashed")]
+            rows.append([title, kind, str(sum(met.values())), *counts])
+    return rows
 
 
 def fidelity_models(found: dict[str, Any]) -> list[list[str]]:

@@ -15,6 +15,7 @@ FOLDERS = {  # tables of `folder_tables`, by the name of their JSON
     "compression_speed": "How long compression takes: the decoder of SmolVLM-256M, GPTQ at 4 bits",
     "compression_memory": "How much memory compression takes",
     "kills": "`kill -9` at random moments",
+    "damage": "Damaged inputs",
     "fidelity_models": "The trained models that fidelity is measured on",
     "fidelity": "Fidelity: KL from the original in nats, and flipped answers",
     "fidelity_tasks": "Fidelity: what the rounded models reach at their task",

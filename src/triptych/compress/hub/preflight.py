@@ -1,6 +1,6 @@
-"""What a compression will take, found by doing its most expensive block for real.
+"""What a compression will take, found by doing its most expensive block for real, and the one that needs the most memory.
 
-The samples run up to that block and its weights are rounded as they will be; what that took, scaled by the arithmetic of
+The samples run up to these blocks and their weights are rounded as they will be; what that took, scaled by the arithmetic of
 all blocks, is the forecast. Bytes are exact: they follow from the schemes.
 """
 
@@ -26,14 +26,14 @@ class Forecast(Settings):
     """The forecast.
 
     Attributes:
-        block: the block that was done for real.
+        blocks: those that were done for real.
         minutes: of the whole compression, comparison of the two models included.
         peak_bytes: resident memory at most, interpreter and libraries included.
         disk_bytes: free space that is needed: the new folder and the journal beside it.
         bytes_after: of the new folder's tensors.
     """
 
-    block: str
+    blocks: list[str]
     minutes: float
     peak_bytes: int
     disk_bytes: int
@@ -41,16 +41,18 @@ class Forecast(Settings):
 
 
 def forecast(ready: Prepared) -> Forecast:
-    """Do the most expensive block, and scale by the arithmetic."""
+    """Do the blocks that matter most, and scale by the arithmetic."""
     work = ready.work
     costs = block_costs(ready)
-    block, cost = max(costs.items(), key=lambda item: item[1])
+    # Second moments are square: those of the widest input are the largest thing that is ever in memory.
+    widest = max(groups(work), key=lambda group: ready.stream.model_shape(group.names[0])[1])
+    blocks = sorted({max(costs, key=costs.__getitem__), widest.block})
     position = {call.name: number for number, call in enumerate(work.calls)}
-    alone = replace(work, schemes={n: s for n, s in work.schemes.items() if work.block_of(n) == block})
+    alone = replace(work, schemes={n: s for n, s in work.schemes.items() if work.block_of(n) in blocks})
     reached = max(position[name.removesuffix(".weight")] for name in alone.schemes) / len(position)
     folder = Path(tempfile.mkdtemp(prefix="triptych-"))
     try:
-        with console.stage(f"do {block} for real"):
+        with console.stage(f"do {' and '.join(blocks)} for real"):
             began = time.monotonic()
             for _ in drive(ready.stream, ready.used, alone, Journal(folder / "work", {})):
                 pass
@@ -58,13 +60,13 @@ def forecast(ready: Prepared) -> Forecast:
     finally:
         shutil.rmtree(folder)
     one_pass = ready.pass_seconds * len(ready.used)
-    rounding = max(0.0, spent - one_pass * reached) * sum(costs.values()) / cost
+    rounding = max(0.0, spent - one_pass * reached) * sum(costs.values()) / sum(costs[block] for block in blocks)
     compared = 2 * ready.pass_seconds * len(ready.held_out) * len(conditions(ready.held_out))
     rounded = sum(_rounded_bytes(ready).values())
     stored = {name: ready.weights.entry(name) for name in work.schemes}
     dense = ready.folder.bytes - sum(entry.bytes for entry in stored.values() if entry is not None)
     return Forecast(
-        block=block,
+        blocks=blocks,
         minutes=(one_pass + compared + rounding) / 60,
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         disk_bytes=2 * rounded + dense,
