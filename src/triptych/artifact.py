@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ __all__ = [
     "JSON",
     "MANIFEST",
     "Manifest",
+    "alone",
     "claim",
     "existing",
     "latest_generation",
@@ -67,7 +68,22 @@ _log = logging.getLogger(__name__)
 
 
 @contextmanager
-def publish(target: Path, identity: Mapping[str, Any], *, needs: int = 0) -> Iterator[Path]:
+def alone(target: Path) -> Iterator[None]:
+    """Hold `target` against other writers for longer than publishing takes; `publish` is told so by `held`.
+
+    Raises:
+        ArtifactError: another process is at it.
+        Stopped, InputError: as `publish`.
+    """
+    target = target.resolve()
+    with explained(target, lambda: 0):
+        make_folder(target.parent)
+        with lock(target, wait=False):
+            yield
+
+
+@contextmanager
+def publish(target: Path, identity: Mapping[str, Any], *, needs: int = 0, held: bool = False) -> Iterator[Path]:
     """Give a staging folder to fill, and publish it whole as `target` when the block ends without an exception.
 
     Every file is flushed to the disk and listed in ``manifest.json`` before the one rename that publishes. On an
@@ -78,6 +94,7 @@ def publish(target: Path, identity: Mapping[str, Any], *, needs: int = 0) -> Ite
         target: the folder to make; it must not exist, or be empty. Missing parents are made.
         identity: what the artifact is made from, in JSON values; `existing` compares it.
         needs: bytes the artifact will take, where known: checked against the free space before the work.
+        held: whether the caller holds `target` by `alone`.
 
     Raises:
         ArtifactError: `target` exists, another writer is at it, or what was staged cannot be published (a link, a
@@ -93,7 +110,7 @@ def publish(target: Path, identity: Mapping[str, Any], *, needs: int = 0) -> Ite
         make_folder(target.parent)
         if needs > shutil.disk_usage(target.parent).free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        with lock(target, wait=False):
+        with nullcontext() if held else lock(target, wait=False):
             if existing(target, wanted):
                 raise ArtifactError(f"{target} already holds this artifact.", "Use it, or choose another output.")
             sweep(target)

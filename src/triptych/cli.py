@@ -1,6 +1,7 @@
 """The command line: one verb, one short function. Work is imported when a verb runs, so that `--help` stays light."""
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -143,6 +144,9 @@ def compress(
         int, typer.Option(help="Hugging Face folders: further rows on which the two models are compared.")
     ] = 32,
     length: Annotated[int | None, typer.Option(help="Hugging Face folders: most tokens of text in a row.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Hugging Face folders: most memory to be resident (3GB), libraries included.")
+    ] = None,
     steps: Annotated[int, typer.Option(help="Steps of distillation that heal a narrowed model.")] = 400,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     seed: Annotated[int, typer.Option(help="Of calibration rows and recovery.")] = 0,
@@ -164,7 +168,7 @@ def compress(
         request = Request(model=model, data=data, out=out, steps=steps, seed=seed, **given)
         console.emit(carry_out(request, command=_command(), dry_run=dry_run))
         return
-    from triptych.compress.hub.prepare import HubRequest, read_components, read_share
+    from triptych.compress.hub.prepare import HubRequest, read_bytes, read_components, read_share
     from triptych.compress.hub.verb import compress_folder
 
     wanted = HubRequest(
@@ -181,6 +185,7 @@ def compress(
         keep=read_share(keep),
         keep_modality=read_share(keep_modality),
         seed=seed,
+        memory=read_bytes(memory),
     )
     console.emit(compress_folder(wanted, command=_command(), dry_run=dry_run))
 
@@ -246,6 +251,7 @@ def _command() -> str:
 
 def main() -> NoReturn:
     """Run, and turn every error a person can act on into one paragraph and its exit code."""
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         result: Any = app(standalone_mode=False)
     except TriptychError as error:
@@ -258,6 +264,11 @@ def main() -> NoReturn:
     if result == INTERRUPTED:
         _fail("Stopped. The same command continues.", Stopped.exit_code)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _interrupt(*_: Any) -> NoReturn:
+    """SIGTERM as Ctrl-C: what is half done is put away, and the exit code says that the command can go on."""
+    raise KeyboardInterrupt
 
 
 def _usage(error: Exception) -> None:

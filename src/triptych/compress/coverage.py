@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from triptych import console
 from triptych.errors import InputError
-from triptych.models.flow import tensors
 from triptych.models.tiny_batch import ModelBatch
 from triptych.models.words import is_text
 
@@ -81,7 +80,7 @@ class _Count:
         """Enter what the batch that has just run brought."""
         if self.positions is not None:
             brought = [modality for modality in self.modalities if modality in _brought(batch)]
-            self.samples.update(dict.fromkeys(brought, _rows(batch)))
+            self.samples.update(dict.fromkeys(brought, batch.rows))
             self._add_tokens(batch, brought, self.positions)
         self.positions = None
 
@@ -222,12 +221,6 @@ def _run(model: nn.Module, batch: ModelBatch, number: int) -> None:
             f"{' '.join(str(error).split())[:300]}",
             "See that the processor in the model folder is the model's own, or bring batches of tensors.",
         ) from error
-
-
-def _rows(batch: ModelBatch) -> int:
-    if batch.tokens is not None:
-        return len(batch.tokens)
-    return next((len(tensor) for tensor in tensors(batch.inputs)), 1)
 
 
 def _positions(module: nn.Module, x: Tensor) -> int:

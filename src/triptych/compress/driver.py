@@ -60,6 +60,11 @@ class Group:
     block: str
     names: tuple[str, ...]
 
+    @property
+    def layer(self) -> str:
+        """The first layer."""
+        return self.names[0].removesuffix(".weight")
+
 
 def groups(work: Work) -> list[Group]:
     """The weights to round in the order of a forward pass, those that share their input together."""
@@ -128,7 +133,7 @@ def drive(
             with stream.pinned({name: stream.weights.read(name) for name in at[clean.name].names}):
                 clean = next(clean_stops, None)
         for name in group.names:
-            _go_on_with(stream, name, current, journal)
+            _go_on_with(stream, name, current.quantized[name].scheme, journal, unfinished)
         if group is last[group.block]:
             yield current
         with stream.pinned({n: current.quantized[n].restored() for n in group.names if not stream.in_parts(n)}):
@@ -141,16 +146,17 @@ def drive(
         )
 
 
-def _go_on_with(stream: Stream, name: str, current: Finished, journal: Journal) -> None:
+def _go_on_with(
+    stream: Stream, name: str, scheme: LayerScheme, journal: Journal, unfinished: Mapping[str, Finished]
+) -> None:
     """From here on the model runs with what the codes stand for: from memory until the block is journalled."""
     module = stream.streamed[name]
-    if current.quantized[name].scheme.per_token and not any(
-        isinstance(hook, RoundTokens) for hook in module._forward_pre_hooks.values()
-    ):
+    if scheme.per_token and not any(isinstance(hook, RoundTokens) for hook in module._forward_pre_hooks.values()):
         module.register_forward_pre_hook(RoundTokens())
 
     def restored(rows: slice) -> Tensor:
-        item = journal.weight(name) if current.block in journal else current.quantized[name]
+        held = (block.quantized[name] for block in unfinished.values() if name in block.quantized)
+        item = next(held, None) or journal.weight(name)
         return item.codes.rows(rows).dequantize()
 
     stream.replace(name, restored)
@@ -239,18 +245,12 @@ def _some_rows(stream: Stream, names: Sequence[str]) -> Iterator[tuple[dict[str,
     """The rows of weights that share their input, as many at a time as are worked on together; how many are of which."""
     shapes = {name: stream.model_shape(name) for name in names}
     if sum(map(math.prod, shapes.values())) <= TOGETHER:
-        weights = [_finite(name, stream.weights.read(name)) for name in names]
+        weights = [stream.weights.read(name) for name in names]
         yield {name: shape[0] for name, shape in shapes.items()}, torch.cat(weights)
         return
     for name, shape in shapes.items():
         for part in stream.weights.parts(name, max(1, TOGETHER // shape[1])):
-            yield {name: len(part)}, _finite(name, part)
-
-
-def _finite(name: str, weight: Tensor) -> Tensor:
-    if not bool(weight.isfinite().all()):
-        raise NumericsError(f"The weight {name} holds NaN or infinity.", "Fetch the model again, or train it again.")
-    return weight
+            yield {name: len(part)}, part
 
 
 def _sampled(stop: Stop, work: Work, batches: Sequence[ModelBatch]) -> Float[Tensor, "tokens columns"]:
@@ -283,23 +283,30 @@ def _moment(
             tokens[modality] = tokens.get(modality, 0) + len(rows)
     assert total is not None
     if not bool(total.diagonal().isfinite().all()):
-        _blame(stop, group, work, batches)
+        _blame(stop, group, batches)
     return _mirrored(total).div_(max(weight_sum, 1e-30)), tokens
 
 
-def _blame(stop: Stop, group: Group, work: Work, batches: Sequence[ModelBatch]) -> None:
-    """Say which sample brought the NaN or infinity."""
-    layer = group.names[0].removesuffix(".weight")
-    for number, x in stop.inputs.items():
-        for modality, rows in _by_modality(x, batches[number], work):
-            if not bool(rows.isfinite().all()):
-                raise NumericsError(
-                    f"The input of {layer} (block {group.block}) holds NaN or infinity: {modality or 'all'} tokens of "
-                    f"calibration batch {number}.",
-                    "Look at that sample, and at the layers before this one.",
-                )
+def _blame(stop: Stop, group: Group, batches: Sequence[ModelBatch]) -> None:
+    """Say which sample brought the NaN or infinity, and in which modality."""
+    before = 0
+    for number, batch in enumerate(batches):
+        bad = ~stop.inputs[number].isfinite().all(-1) if number in stop.inputs else torch.zeros(0)
+        if bool(bad.any()):
+            place = tuple(bad.nonzero()[0].tolist())
+            row = place[0] if len(bad) == batch.rows else 0  # some models join the pictures of all rows
+            modality = ", ".join(sorted(set(batch.modality.values()) - {"text"})) or "text"
+            if batch.tokens is not None and batch.tokens.shape == bad.shape:
+                modality = batch.names[int(batch.tokens[place])]
+            raise NumericsError(
+                f"The input of {group.layer} (block {group.block}) holds NaN or infinity: {modality} of calibration sample "
+                f"{before + row}.",
+                "Look at that sample, and at the layers before this one.",
+            )
+        before += batch.rows
     raise NumericsError(
-        f"The inputs of {layer} (block {group.block}) are too large to be squared.", "Look at the layers before it."
+        f"The inputs of {group.layer} (block {group.block}) are too large to be squared.",
+        "Look at the layers before it.",
     )
 
 

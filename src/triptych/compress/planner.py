@@ -305,6 +305,9 @@ def _nothing_fits(around: Surroundings, survey: Survey, budget: Budget) -> Budge
     )
 
 
+BYTES = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
+
+
 def parse_amount(text: str, whole: float, units: Mapping[str, float], what: str) -> float:
     """A share of `whole` such as 25%, or an amount such as 40MB, as a number.
 

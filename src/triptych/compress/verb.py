@@ -10,7 +10,7 @@ from triptych import console
 from triptych.compress import plan as plans
 from triptych.compress.gate import Contract
 from triptych.compress.passes import Surroundings
-from triptych.compress.planner import Budget, make_plan, parse_amount
+from triptych.compress.planner import BYTES, Budget, make_plan, parse_amount
 from triptych.compress.run import Compressed, compress
 from triptych.data.samples import Samples
 from triptych.data.splits import Splits, read_splits
@@ -22,7 +22,6 @@ from triptych.report.schema import Report
 from triptych.report.words import compared, promise
 from triptych.structure import Settings
 
-BYTES = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
 MILLISECONDS = {"ms": 1.0, "us": 1e-3, "s": 1e3}
 
 

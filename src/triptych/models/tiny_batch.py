@@ -46,6 +46,13 @@ class ModelBatch:
     tokens: Tensor | None
     names: tuple[str, ...]
 
+    @property
+    def rows(self) -> int:
+        """How many samples it holds."""
+        if self.tokens is not None:
+            return len(self.tokens)
+        return next((len(x) for x in self.inputs.values() if isinstance(x, Tensor)), 1)
+
 
 def tiny_batch(model: nn.Module, folder: Path | None = None, *, rows: int = 2, seed: int = 0) -> ModelBatch:
     """A batch of noise and random words that the model has run on, as small as its config allows.

@@ -20,8 +20,9 @@ from triptych.compress.calibrate import Calibration, calibration
 from triptych.compress.choose import Choice, choose
 from triptych.compress.coverage import coverage
 from triptych.compress.driver import Work
+from triptych.compress.hub.memory import total_memory
 from triptych.compress.lockstep import Call, trace
-from triptych.compress.planner import parse_amount
+from triptych.compress.planner import BYTES, parse_amount
 from triptych.compress.quantize.layers import LayerScheme
 from triptych.errors import InputError
 from triptych.export.compressed_tensors import group_for
@@ -49,6 +50,7 @@ class HubRequest(Settings):
         length: tokens a sample's text is cut to.
         recover: train codes, scales, norms and biases on the calibration samples afterwards.
         keep, keep_modality: least share of unchanged answers, and of each modality's effect on them; None: no promise.
+        memory: bytes that may be resident, libraries included; None: what the system gives.
     """
 
     model: Path
@@ -64,6 +66,7 @@ class HubRequest(Settings):
     keep: float | None = None
     keep_modality: float | None = None
     seed: int = 0
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Prepared:
     stream: Stream
     calibration: Calibration
     used: Sequence[ModelBatch]
+    apart: Sequence[ModelBatch]  # the same samples, one by one
     held_out: Sequence[ModelBatch]
     parts: list[Component]
     choice: Choice
@@ -97,7 +101,8 @@ def prepare(request: HubRequest) -> Prepared:
         request.model, request.data, rows=request.rows + request.check, length=request.length, seed=request.seed
     )
     used, held_out = samples(rows, request)
-    used = merged(used, JOINED)
+    apart, used = used, merged(used, JOINED)
+    weights.require_finite()
     stream = Stream(model, weights, always=linear_weights(model))
     richest = max(rows.batches, key=lambda batch: len(batch.modality))
     with console.stage("find the components"):
@@ -112,7 +117,7 @@ def prepare(request: HubRequest) -> Prepared:
     choice, schemes = _decide(request, plan, model, parts, calls, folder.dtype)
     drift = any(scheme.method == "gptaq" for scheme in schemes.values())
     work = Work(schemes, calls, partial(block_of, parts), drift, seed=request.seed)
-    return Prepared(folder, weights, stream, rows, used, held_out, parts, choice, work, plain, seconds)
+    return Prepared(folder, weights, stream, rows, used, apart, held_out, parts, choice, work, plain, seconds)
 
 
 def block_of(parts: Sequence[Component], name: str) -> str:
@@ -231,3 +236,8 @@ def read_components(words: Sequence[str]) -> dict[str, str]:
 def read_share(text: str | None) -> float | None:
     """A share such as "99%"; None where none was given."""
     return None if text is None else parse_amount(text, 1.0, {}, "share to keep")
+
+
+def read_bytes(text: str | None) -> int | None:
+    """An amount of memory such as "3GB", or a share of the machine's; None where none was given."""
+    return None if text is None else int(parse_amount(text, total_memory(), BYTES, "amount of memory"))

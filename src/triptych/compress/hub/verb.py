@@ -3,13 +3,13 @@
 The model is never in memory as a whole; the original and the compressed model are compared by streaming both.
 """
 
-import ctypes
+import gc
 import hashlib
 import json
-import os
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from triptych import artifact, console
 from triptych.compress import coverage
 from triptych.compress.coverage import Coverage, counted
 from triptych.compress.driver import Group, drive
+from triptych.compress.hub.memory import limit_memory, out_of_memory, resident_bytes, return_memory
 from triptych.compress.hub.preflight import forecast, show
 from triptych.compress.hub.prepare import HubRequest, Prepared, prepare
 from triptych.compress.hub.recovery import recovered
@@ -24,11 +25,13 @@ from triptych.compress.hub.tell import build, component_rows, show_choice, show_
 from triptych.compress.hub.write import REPORT, write
 from triptych.compress.journal import Journal
 from triptych.compress.lockstep import Stop
-from triptych.errors import ContractBroken
+from triptych.compress.offload import Offload
+from triptych.errors import ContractBroken, NumericsError, Stopped
 from triptych.evaluate.agreement import answers, compare, conditions
 from triptych.models.folder import ModelFolder
+from triptych.models.tiny_batch import ModelBatch
 
-M_MMAP_THRESHOLD = -3  # malloc.h
+WAITING_BYTES = 64 * 2**20  # of what waiting samples hold in memory, once the rest has gone to the disk
 
 
 def compress_folder(request: HubRequest, *, command: str, dry_run: bool = False) -> dict[str, Any]:
@@ -39,13 +42,31 @@ def compress_folder(request: HubRequest, *, command: str, dry_run: bool = False)
     """
     began = time.monotonic()
     return_memory()
-    ready = prepare(request)
-    show_choice(ready)
+    if request.memory is not None:
+        limit_memory(request.memory)
     if dry_run:
+        ready = prepare(request)
+        show_choice(ready)
         found = forecast(ready)
         show(found)
         plan = {"layers": ready.choice.layers, "dense": ready.choice.dense}
         return {"components": component_rows(ready), **plan, "forecast": found.model_dump()}
+    with artifact.alone(request.out):
+        report = _compress(request, command)
+    report["seconds"] = time.monotonic() - began  # not in the folder: the same work makes the same bytes
+    broken = report["contract"]["broken"]
+    if broken:
+        raise ContractBroken(
+            f"The compressed model in {request.out} breaks the contract: {'; '.join(broken)}.",
+            "Give the component with the lowest SQNR more bits (--components), or promise less (--keep).",
+        )
+    return report
+
+
+def _compress(request: HubRequest, command: str) -> dict[str, Any]:
+    """The work itself; the report of the folder that stands there when it is done."""
+    ready = prepare(request)
+    show_choice(ready)
     made_from = identity(request, ready)
     if artifact.existing(request.out, made_from):
         console.say(f"{request.out} is whole already")
@@ -58,38 +79,22 @@ def compress_folder(request: HubRequest, *, command: str, dry_run: bool = False)
     asked = conditions(ready.held_out)
     with console.stage("answers of the original"):
         before = answers(lambda inputs: ready.stream.model(**inputs), ready.held_out, asked)
-    covered = run_driver(ready, journal)
+    covered, recoveries = run_driver(ready, journal)
     coverage.show(covered)
     finished = recovered(request, ready, journal) if request.recover else journal
     with console.stage("answers of the compressed model"):
         after = answers(lambda inputs: ready.stream.model(**inputs), ready.held_out, asked)
     agreement = compare(before, after, seed=request.seed) if ready.held_out else None
     report = build(request, ready, finished, covered, agreement, command)
+    report["recovered_from"] = recoveries
     with (
         console.stage("write the folder"),
-        artifact.publish(request.out, made_from, needs=ready.folder.bytes) as staging,
+        artifact.publish(request.out, made_from, needs=ready.folder.bytes, held=True) as staging,
     ):
         write(staging, request.model, ready, finished, report, write_card(request, ready, report, command))
     journal.clear()
     show_outcome(report)
-    report["seconds"] = time.monotonic() - began  # not in the folder: the same work makes the same bytes
-    broken = report["contract"]["broken"]
-    if broken:
-        raise ContractBroken(
-            f"The compressed model in {request.out} breaks the contract: {'; '.join(broken)}.",
-            "Give the component with the lowest SQNR more bits (--components), or promise less (--keep).",
-        )
     return report
-
-
-def return_memory() -> None:
-    """Have the C library give large blocks back to the system when they are freed (glibc; elsewhere nothing happens).
-
-    It would keep blocks of up to 32 MB in its heap once some were freed: weights that come and go by the hundred then leave
-    holes that stay resident, 1.6 GB of them for a 2B model.
-    """
-    with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def work_folder(out: Path) -> Path:
@@ -97,27 +102,58 @@ def work_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.work")
 
 
-def run_driver(ready: Prepared, journal: Journal) -> list[Coverage]:
-    """Round everything with progress: block k of n, SQNR, time left, memory; what reached which component."""
+def run_driver(ready: Prepared, journal: Journal) -> tuple[list[Coverage], list[str]]:
+    """Round everything, with less at a time where memory does not suffice; what reached which component, what was recovered from.
+
+    Blocks that are finished by then stay as they are.
+
+    Raises:
+        Stopped: the least that can be done at a time is too much.
+    """
+    recoveries: list[str] = []
+    offload = Offload(journal.work / "waiting", WAITING_BYTES)
+    for batches, where, less in (
+        (ready.used, nullcontext(), "samples one by one"),
+        (ready.apart, nullcontext(), "what they hold on disk while they wait"),
+        (ready.apart, offload, None),
+    ):
+        try:
+            with where:
+                return _round(ready, batches, journal), recoveries
+        except (MemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+        gc.collect()  # what the abandoned walk held
+        if less:
+            recoveries.append(f"memory did not suffice after {len(journal)} blocks; from there on {less}")
+            console.warn(f"Memory does not suffice. Going on with {less}.")
+    raise Stopped(
+        f"Memory does not suffice to round the next block, with {len(journal)} finished, even for one sample at a time.",
+        "Allow more (--memory), or write another folder with fewer or shorter rows (--rows, --length).",
+    )
+
+
+def _round(ready: Prepared, batches: Sequence[ModelBatch], journal: Journal) -> list[Coverage]:
+    """One walk with progress: block k of n, SQNR, time left, memory."""
     blocks = {ready.work.block_of(name) for name in ready.work.schemes}
     positions: dict[str, dict[int, int]] = {}
+    component = ""
 
     def watch(group: Group, stop: Stop) -> None:
-        at = positions.setdefault(ready.choice.component[group.names[0]], {})
+        nonlocal component
+        component = ready.choice.component[group.names[0]]
+        at = positions.setdefault(component, {})
         for number, x in stop.inputs.items():
             at.setdefault(number, x.numel() // x.shape[-1])
 
     with console.progress("compress", len(blocks), unit="block") as advance:
-        for finished in drive(ready.stream, ready.used, ready.work, journal, watch):
-            worst = min(note["sqnr_db"] for note in finished.notes.values())
-            advance(1, note=f"{finished.block} {worst:.0f} dB, {console.human_bytes(resident_bytes())} resident")
-    return counted(ready.parts, positions, ready.used)
-
-
-def resident_bytes() -> int:
-    """Bytes of this process that are in memory now."""
-    with Path("/proc/self/statm").open(encoding="ascii") as stream:
-        return int(stream.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        try:
+            for finished in drive(ready.stream, batches, ready.work, journal, watch):
+                worst = min(note["sqnr_db"] for note in finished.notes.values())
+                advance(1, note=f"{finished.block} {worst:.0f} dB, {console.human_bytes(resident_bytes())} resident")
+        except NumericsError as error:
+            raise NumericsError(f"{component}: {error.what}", error.next) from error
+    return counted(ready.parts, positions, batches)
 
 
 def identity(request: HubRequest, ready: Prepared) -> dict[str, artifact.JSON]:
