@@ -3,7 +3,9 @@
 Each trial must end in the same bytes as a run that nobody disturbed, redo at most the block it was in, and leave nothing beside
 the result. Half of the moments are spread over a whole run, half over the time from the first finished block to the end.
 
-    python -m benchmarks.kills [--trials 100]
+Trials are added to those that were made before.
+
+    python -m benchmarks.kills [--trials 100] [--anew]
 """
 
 import argparse
@@ -100,7 +102,7 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def trial(folder: Path, wait: float, *, from_first_block: bool) -> dict[str, Any]:
+def trial(folder: Path, wait: float, wanted: str, *, from_first_block: bool) -> dict[str, Any]:
     """Kill one run after some seconds, run again; what was finished by then, and which blocks were rounded twice."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     work = work_folder(folder / "out" / "small")
@@ -119,7 +121,7 @@ def trial(folder: Path, wait: float, *, from_first_block: bool) -> dict[str, Any
         "blocks_finished": finished,
         "published_before_the_kill": published,
         "blocks_redone": sorted(before & set((folder / "begun").read_text().split("\n")[:-1])),
-        "digest": digest(folder / "out" / "small"),
+        "identical": digest(folder / "out" / "small") == wanted,
         "stray": sorted(path.name for path in (folder / "out").iterdir() if path.name != "small"),
     }
 
@@ -129,33 +131,34 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--family", default="qwen2_5_omni")
+    parser.add_argument("--anew", action="store_true")
     asked = parser.parse_args()
-    draw = random.Random(0)  # noqa: S311 - moments, not secrets
+    trials: list[dict[str, Any]] = [] if asked.anew else record.read("kills").get("each", [])
+    draw = random.Random(len(trials))  # noqa: S311 - moments, not secrets
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_model(folder, asked.family)
         whole, rounding = durations(folder)
         blocks = len(set((folder / "begun").read_text().split("\n")[:-1]))
         wanted = digest(folder / "out" / "small")
-        trials = []
         with console.progress("kill -9 and again", asked.trials, unit="trial") as advance:
             for number in range(asked.trials):
                 late = number % 2 == 1
-                trials.append(trial(folder, draw.uniform(0, rounding if late else whole), from_first_block=late))
+                wait = draw.uniform(0, rounding if late else whole)
+                trials.append(trial(folder, wait, wanted, from_first_block=late))
                 advance(1)
     found = {
         "family": asked.family,
         "trials": len(trials),
-        "identical": sum(t["digest"] == wanted for t in trials),
+        "identical": sum(t["identical"] for t in trials),
         "most_blocks_redone": max(len(t["blocks_redone"]) for t in trials),
         "without_stray_files": sum(not t["stray"] for t in trials),
         "blocks": blocks,
         "published_before_the_kill": sum(t["published_before_the_kill"] for t in trials),
         "blocks_finished_at_the_kill": sorted(t["blocks_finished"] for t in trials),
         "undisturbed_s": {"whole": whole, "from_the_first_block": rounding},
-        "each": [{k: v for k, v in t.items() if k != "digest"} for t in trials],
     }
-    record.write("kills", found)
+    record.write("kills", {**found, "each": trials})
     console.say(f"{found}")
 
 
