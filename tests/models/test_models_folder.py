@@ -10,6 +10,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from families import FAMILIES
+from triptych import artifact
 from triptych.errors import ArtifactError, InputError
 from triptych.models.folder import find_weights, open_folder, skeleton
 from triptych.models.stream import Stream
@@ -159,3 +160,33 @@ def test_a_missing_tensor_is_named(copy: Path) -> None:
 def test_no_config(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match=r"config\.json"):
         open_folder(tmp_path)
+
+
+def test_a_config_that_cuts_blocks_off_is_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    change(copy, text_config={**config["text_config"], "num_hidden_layers": 1})
+    folder = open_folder(copy)
+    with pytest.raises(
+        ArtifactError, match=r"stores text_model\.\S*layers\.1\.\S*, but the config of .* makes no place"
+    ):
+        find_weights(folder, skeleton(folder))
+
+
+def test_a_config_that_contradicts_itself_is_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    change(copy, text_config={**config["text_config"], "hidden_size": 33})
+    with pytest.raises(InputError, match=r"config\.json"):
+        skeleton(open_folder(copy))
+
+
+def test_what_triptych_wrote_is_held_against_its_manifest(saved: Path, tmp_path: Path) -> None:
+    with artifact.publish(tmp_path / "model", {}) as staging:
+        for file in saved.iterdir():
+            (staging / file.name).write_bytes(file.read_bytes())
+    open_folder(tmp_path / "model")
+    path = tmp_path / "model" / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ArtifactError, match=r"model\.safetensors is damaged or was edited"):
+        open_folder(tmp_path / "model")

@@ -114,3 +114,11 @@ def test_a_damaged_header_never_reads_beyond_the_file(single: Path) -> None:
         except ArtifactError:
             refused += 1
     assert refused > 200
+
+
+def test_a_file_of_another_framework_is_refused(single: Path) -> None:
+    safetensors.torch.save_file(TENSORS, single, metadata={"format": "mlx"})
+    with pytest.raises(
+        ArtifactError, match=r"does not say that it was saved from PyTorch; it says \{'format': 'mlx'\}"
+    ):
+        read_header(single)
