@@ -1,8 +1,8 @@
 """Generating token by token on this CPU: a decoder of SmolVLM-256M's geometry with our four-bit codes, against others.
 
-Random weights rounded to nearest in groups of 32, which is also llama.cpp's Q4_0: both run the same codes. Engines are processes
-that take turns, a prompt of 256 tokens and then one token after another; between them the memory is read as fast as it goes,
-which bounds what four-bit weights can give. The vision tower (12 layers, 512 px) is timed apart.
+Random weights rounded to nearest in groups of 32, which is also llama.cpp's Q4_0: both run the same codes. Beside them our own
+default, groups of 64. Engines are processes that take turns, a prompt of 256 tokens and then one token after another; between
+them the memory is read as fast as it goes, which bounds what four-bit weights can give.
 
     python -m benchmarks.decoding [--rounds 7] [--count 96] [--threads 1 2] [--engines onnxruntime llama_cpp ...]
 """
@@ -15,6 +15,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from benchmarks import geometry, record, vision_tower
+from benchmarks import geometry, record
 from benchmarks.peers import environments
 from triptych.compress.quantize import layers
 from triptych.compress.quantize.grid import Codes, Grid
@@ -34,40 +35,45 @@ from triptych.engines.onnxruntime import OnnxDecoder
 from triptych.export import onnx, onnx_fusions
 
 WORK = Path(__file__).parents[1] / "runs" / "decoding"
-GROUP, PROMPT = 32, 256
+GROUPS, PROMPT = (32, 64), 256  # the first is llama.cpp's
 FLOAT_INPUTS = "float_inputs.onnx"
-ENGINES = ("onnxruntime", "onnxruntime_float_inputs", "torch_float", "llama_cpp")
+ENGINES = ("llama_cpp", "onnxruntime", "onnxruntime_float_inputs", "onnxruntime_groups_of_64", "torch_float")
 READ_BYTES = 256 * 2**20
 
 
 def prepare() -> Path:
     """Writes the model, its codes and the exported graphs, unless they are there."""
     folder = geometry.smollm_135m(WORK / "model")
-    written = folder / "onnxruntime" / onnx.NAME
-    if written.with_name(FLOAT_INPUTS).exists():
-        return folder
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    if not (folder / "codes.safetensors").exists():
-        tensors = {}
-        views = layers.weights(model)
-        for name, view in views.items():
-            groups = view.matrix.unflatten(1, (-1, GROUP))
-            scale = (groups.abs().amax(-1, keepdim=True) / 7).to(torch.float16)
-            tensors[f"{name}.codes"] = (groups / scale.float()).round().clamp(-8, 7).to(torch.int8).flatten(1)
-            tensors[f"{name}.scale"] = scale.squeeze(-1)
-        plain = {name: tensor.detach() for name, tensor in model.named_parameters() if name not in views}
-        save_file({**tensors, **plain}, folder / "codes.safetensors")
-    if not written.exists():
-        onnx.export(model, coded(folder, model), written.parent, context=1024)
-    graph = onnx_ir.load(written)
-    onnx_fusions.set_accuracy(graph, 0)
-    onnx_ir.save(graph, written.with_name(FLOAT_INPUTS))  # reads the same data
+    for group in GROUPS:
+        if not (folder / f"codes_{group}.safetensors").exists():
+            _round(folder, group)
+        written = folder / f"onnxruntime_{group}" / onnx.NAME
+        if not written.exists():
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+            onnx.export(model, coded(folder, model, group), written.parent, context=1024)
+        if not written.with_name(FLOAT_INPUTS).exists():
+            graph = onnx_ir.load(written)
+            onnx_fusions.set_accuracy(graph, 0)
+            onnx_ir.save(graph, written.with_name(FLOAT_INPUTS))  # reads the same data
     return folder
 
 
-def coded(folder: Path, model: torch.nn.Module) -> dict[str, QuantizedWeight]:
+def _round(folder: Path, group: int) -> None:
+    """Writes codes to nearest: `NAME.codes` and `NAME.scale` of each matrix, and all else as it is."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    views, tensors = layers.weights(model), {}
+    for name, view in views.items():
+        groups = view.matrix.unflatten(1, (-1, group))
+        scale = (groups.abs().amax(-1, keepdim=True) / 7).to(torch.float16)
+        tensors[f"{name}.codes"] = (groups / scale.float()).round().clamp(-8, 7).to(torch.int8).flatten(1)
+        tensors[f"{name}.scale"] = scale.squeeze(-1)
+    plain = {name: tensor.detach() for name, tensor in model.named_parameters() if name not in views}
+    save_file({**tensors, **plain}, folder / f"codes_{group}.safetensors")
+
+
+def coded(folder: Path, model: torch.nn.Module, group: int) -> dict[str, QuantizedWeight]:
     """The codes that `prepare` wrote."""
-    tensors, grid = load_file(folder / "codes.safetensors"), Grid(bits=4, group=GROUP)
+    tensors, grid = load_file(folder / f"codes_{group}.safetensors"), Grid(bits=4, group=group)
     return {
         name: QuantizedWeight(
             Codes(tensors[f"{name}.codes"], tensors[f"{name}.scale"].float(), None, grid),
@@ -80,18 +86,32 @@ def coded(folder: Path, model: torch.nn.Module) -> dict[str, QuantizedWeight]:
 
 def decoder(engine: str, folder: Path, threads: int) -> Decoder:
     """An engine of ours."""
+    group = group_of(engine)
     if engine.startswith("onnxruntime"):
         file = FLOAT_INPUTS if engine.endswith("float_inputs") else onnx.NAME
-        return OnnxDecoder(folder / "onnxruntime" / file, threads)
+        return OnnxDecoder(folder / f"onnxruntime_{group}" / file, threads)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    layers.apply(model, coded(folder, model))
+    layers.apply(model, coded(folder, model, group))
     return TorchDecoder(model, threads)
+
+
+def group_of(engine: str) -> int:
+    """Columns that share a scale."""
+    return GROUPS[engine.endswith("groups_of_64")]
+
+
+def stored(folder: Path, group: int) -> tuple[int, float]:
+    """What a token has to read at least, every code and scale once: bytes, and bits a weight."""
+    tensors = load_file(folder / f"codes_{group}.safetensors")
+    weights = sum(tensor.numel() for name, tensor in tensors.items() if name.endswith(".codes"))
+    scales = sum(tensor.nbytes for name, tensor in tensors.items() if name.endswith(".scale"))
+    return weights // 2 + scales, 4 + 8 * scales / weights
 
 
 def serve(engine: str, folder: Path, threads: int) -> None:
     """What a process of one of our engines does: the same as `peers/llama_cpp_decoding.py`."""
     model = decoder(engine, folder, threads)
-    print(json.dumps({"ready": engine}), flush=True)
+    print(json.dumps({"ready": version("torch" if engine.startswith("torch") else "onnxruntime")}), flush=True)
     for line in sys.stdin:
         asked = json.loads(line)
         model.reset(len(asked["ids"]) + asked["count"])
@@ -168,19 +188,19 @@ def measure(folder: Path, engines: list[str], threads: list[int], rounds: int, c
     finally:
         for worker in workers:
             worker.close()
-    stored = load_file(folder / "codes.safetensors")
-    token_bytes = sum(t.numel() / 2 for name, t in stored.items() if name.endswith(".codes"))
-    token_bytes += sum(t.nbytes for name, t in stored.items() if name.endswith(".scale"))
-    bound = float(np.percentile(speeds, 90)) / token_bytes
-    rows = {name: summary(taken, count, bound) for name, taken in readings.items()}
-    agreed = {name: agreement(taken, readings) for name, taken in readings.items()}
+    fastest = float(np.percentile(speeds, 90))
+    rows = {}
+    for worker in workers:
+        name = f"{worker.engine}, {worker.threads} threads"
+        size, bits = stored(folder, group_of(worker.engine))
+        rows[name] = summary(readings[name], count, fastest / size)
+        rows[name] |= {"bits_per_weight": bits, "tokens_as_first": agreement(readings[name], readings)}
     return {
         "prompt": PROMPT,
         "count": count,
-        "token_bytes": int(token_bytes),
-        "read_bytes_per_second": spread(speeds),
-        "bound_tokens_per_second": bound,
-        "engines": {name: {**row, "tokens_as_first": agreed[name]} for name, row in rows.items()},
+        "read_bytes_per_second": {**spread(speeds), "fastest": fastest},
+        "versions": {worker.engine: worker.version for worker in workers},
+        "engines": rows,
     }
 
 
@@ -188,7 +208,12 @@ def summary(taken: list[dict[str, Any]], count: int, bound: float) -> dict[str, 
     """Medians and spreads of one engine's rounds."""
     rates = spread([count / one["decode"] for one in taken])
     prefill = spread([1000 * one["prefill"] for one in taken])
-    return {"tokens_per_second": rates, "share_of_bound": rates["median"] / bound, "prefill_ms": prefill}
+    return {
+        "tokens_per_second": rates,
+        "bound": bound,
+        "share_of_bound": rates["median"] / bound,
+        "prefill_ms": prefill,
+    }
 
 
 def agreement(taken: list[dict[str, Any]], readings: dict[str, list[dict[str, Any]]]) -> int:
@@ -225,7 +250,6 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     asked = parser.parse_args()
     found = measure(prepare(), list(available(asked.engines)), asked.threads, asked.rounds, asked.count)
-    found["vision_tower_ms"] = vision_tower.measure(max(asked.threads), asked.rounds)
     record.write("decoding", found)
     for name, row in found["engines"].items():
         rate, prefill = row["tokens_per_second"], row["prefill_ms"]
@@ -233,8 +257,6 @@ def main() -> None:
             f"{name}: {rate['median']:.0f} tokens/s ({rate['low']:.0f} to {rate['high']:.0f}), "
             f"{row['share_of_bound']:.0%} of the bound, prompt {prefill['median']:.0f} ms"
         )
-    for name, row in found["vision_tower_ms"].items():
-        print(f"vision tower, {name}: {row['median']:.0f} ms, outputs {row['error']:.2%} of their spread apart")
 
 
 if __name__ == "__main__":

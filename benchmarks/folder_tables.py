@@ -204,3 +204,39 @@ def _divergence(seeds: dict[str, dict[str, Any]]) -> str:
     values = [row["kl"] for row in done]
     spread = f" ± {stdev(values):.1g}" if len(values) > 1 else ""
     return f"{mean(values):.2g}{spread}, {percent(mean(row['flips'] for row in done))}"
+
+
+def decoding(found: dict[str, Any]) -> list[list[str]]:
+    """Tokens a second of engines with the same model, and their share of what reading its weights allows."""
+    rows = [["engine", "tokens/s (middle half)", "of the bound", "bits a weight", "prompt of 256 tokens, ms"]]
+    for name, row in found["engines"].items():
+        rate = row["tokens_per_second"]
+        rows.append(
+            [
+                name.replace("_", " "),
+                f"{rate['median']:.0f} ({rate['low']:.0f} to {rate['high']:.0f})",
+                f"{percent(row['share_of_bound'], 0)} of {row['bound']:.0f}",
+                f"{row['bits_per_weight']:.2f}",
+                f"{row['prefill_ms']['median']:.0f}",
+            ]
+        )
+    return rows
+
+
+def vision_tower(found: dict[str, Any]) -> list[list[str]]:
+    """Milliseconds an image of engines that take turns."""
+    rows = [["model", "engine", "ms an image, median", "95 % below", "faster than the first", "outputs apart"]]
+    for model, row in found["models"].items():
+        for name, latency in row["latency_ms"].items():
+            ratio = row["speedup_over_first"][name]
+            rows.append(
+                [
+                    model.replace("_", " "),
+                    name.replace("_", " "),
+                    f"{latency['p50_ms']:.1f}",
+                    f"{latency['p95_ms']:.1f}",
+                    f"{ratio['median']:.2f}x ({ratio['low']:.2f} to {ratio['high']:.2f})",
+                    percent(row["error"][name]),
+                ]
+            )
+    return rows

@@ -14,6 +14,8 @@ FOLDERS = {  # tables of `folder_tables`, by the name of their JSON
     "families": "One tiny model of every family, compressed and read back by released libraries",
     "compression_speed": "How long compression takes: the decoder of SmolVLM-256M, GPTQ at 4 bits",
     "compression_memory": "How much memory compression takes",
+    "decoding": "Token by token: a decoder of SmolVLM-256M's geometry in four bits",
+    "vision_tower": "Vision transformers in eight bits: ViT-B/32 at 224 px, and SmolVLM's tower at 512 px",
     "kills": "`kill -9` at random moments",
     "damage": "Damaged inputs",
     "fidelity_models": "The trained models that fidelity is measured on",

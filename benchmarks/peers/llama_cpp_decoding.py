@@ -2,7 +2,7 @@
 
     python llama_cpp_decoding.py FOLDER THREADS
 
-FOLDER holds `config.json`, and `codes.safetensors` with `NAME.codes` and `NAME.scale` of each matrix in groups of 32, which is
+FOLDER holds `config.json`, and `codes_32.safetensors` with `NAME.codes` and `NAME.scale` of each matrix in groups of 32, which is
 what Q4_0 is: the same codes and the same bytes. Asked by JSON lines on standard input; see `benchmarks.decoding.Worker`.
 """
 
@@ -69,7 +69,7 @@ def write(folder: Path) -> Path:
     if path.exists():
         return path
     config = json.loads((folder / "config.json").read_text())
-    tensors = load_file(folder / "codes.safetensors")
+    tensors = load_file(folder / "codes_32.safetensors")
     writer = gguf.GGUFWriter(path.with_suffix(".partial"), "llama")
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
@@ -115,7 +115,8 @@ class Model:
 
     def __call__(self, ids: list[int]) -> np.ndarray:
         """Read tokens; the logits of what comes next."""
-        batch = llama_cpp.llama_batch_get_one((llama_cpp.llama_token * len(ids))(*ids), len(ids))
+        tokens = (llama_cpp.llama_token * len(ids))(*ids)  # the batch points at it
+        batch = llama_cpp.llama_batch_get_one(tokens, len(ids))
         if llama_cpp.llama_decode(self.context, batch) != 0:
             raise RuntimeError("llama_decode failed")
         found = llama_cpp.llama_get_logits_ith(self.context, -1)
