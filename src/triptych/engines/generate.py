@@ -1,9 +1,10 @@
 """Generating tokens one by one, whatever runs the model: one `generate` over decoders that keep their own cache.
 
-A decoder is ONNX Runtime with our codes (`engines.onnxruntime`), the fastest that was measured, or PyTorch.
+A decoder is ONNX Runtime with our codes (`engines.onnxruntime`), the fastest that was measured, or PyTorch. Pictures go through an
+encoder first (`engines.pictures`): OpenVINO with our codes in an exported folder, or PyTorch.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
 from triptych.engines.onnxruntime import OnnxDecoder
+from triptych.engines.pictures import open_encoder, placed
 from triptych.errors import InputError
 
 
@@ -106,6 +108,7 @@ def generate(
     input_ids: Int[Tensor, "1 tokens"] | None = None,
     inputs_embeds: Float[Tensor, "1 tokens width"] | None = None,
     *,
+    pictures: Mapping[str, Tensor] | None = None,
     max_new_tokens: int,
     end: tuple[int, ...] | None = None,
 ) -> Int[Tensor, "1 made"]:
@@ -115,6 +118,8 @@ def generate(
         source: a decoder, a folder that `export.onnx` wrote, or a Hugging Face model, which PyTorch runs.
         input_ids: the prompt. With `inputs_embeds`, an id of -1 takes the vector at its place.
         inputs_embeds: vectors in the prompt's place, or parts of it: images and sound, already encoded.
+        pictures: what the model's processor made of pictures, by name (`pixel_values` and what else it gives), whose
+            places the prompt keeps; for a folder or a model, and without `inputs_embeds`.
         max_new_tokens: most tokens made.
         end: ids that end the answer; the one made last is kept. None for the model's own.
 
@@ -122,8 +127,15 @@ def generate(
         The new tokens alone.
 
     Raises:
-        InputError: no prompt, an empty one, or one that does not fit the model.
+        InputError: no prompt, an empty one, or one that does not fit the model or its pictures.
     """
+    if pictures is not None:
+        if input_ids is None or inputs_embeds is not None or not isinstance(source, Path | PreTrainedModel):
+            raise InputError(
+                "Pictures go with input_ids that keep their places, into a folder or a model.",
+                "Give them so, or encode them first and give inputs_embeds.",
+            )
+        input_ids, inputs_embeds = placed(*open_encoder(source), input_ids, pictures)
     decoder = as_decoder(source)
     stops = frozenset(decoder.end if end is None else end)
     return torch.tensor(
