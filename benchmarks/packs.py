@@ -1,0 +1,49 @@
+"""Packs of public data, read where they lie: `TRIPTYCH_DATA` names the folder."""
+
+import csv
+import gzip
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+PACKS = Path(os.environ.get("TRIPTYCH_DATA", "../shared/data"))
+Row = Mapping[str, Any]
+
+
+def pack(name: str) -> Path:
+    """The path of a pack, or the end of the run with a message that says what is missing."""
+    path = PACKS / name
+    if not path.exists():
+        raise SystemExit(f"{path} is not there. Set TRIPTYCH_DATA to the folder that holds {name}.")
+    return path
+
+
+def unpack(name: str, folder: Path) -> Path:
+    """The files of a zip below `folder`, which is made whole or not at all."""
+    if not folder.exists():
+        stage = folder.with_name(f".{folder.name}")
+        shutil.rmtree(stage, ignore_errors=True)
+        with zipfile.ZipFile(pack(name)) as archive:
+            archive.extractall(stage)
+        stage.rename(folder)
+    return folder
+
+
+def inside(folder: Path, name: str) -> str:
+    """The text of a gzipped file."""
+    return gzip.decompress((folder / name).read_bytes()).decode()
+
+
+def write_tables(folder: Path, schema: Mapping[str, str], **splits: Iterable[Row]) -> Path:
+    """Write train.csv, valid.csv, test.csv and schema.yaml into `folder`; the schema says which columns there are."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, rows in splits.items():
+        with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, list(schema))
+            table.writeheader()
+            table.writerows(rows)
+    (folder / "schema.yaml").write_text("".join(f"{column}: {kind}\n" for column, kind in schema.items()))
+    return folder
