@@ -1,7 +1,5 @@
 """A vision-language model behind one `generate`: pictures encoded by OpenVINO, words decoded by ONNX Runtime, both with our codes."""
 
-import copy
-
 import pytest
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlamaForCausalLM, LlavaConfig, LlavaForConditionalGeneration
@@ -12,12 +10,13 @@ from triptych.compress.quantize.layers import LayerScheme
 from triptych.compress.quantize.rounding import quantize_weight
 from triptych.engines.generate import TorchDecoder, generate
 from triptych.engines.pictures import NAME, open_encoder, placed
-from triptych.errors import InputError
+from triptych.errors import InputError, NumericsError
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx_ir")
 
-from triptych.export import onnx, openvino
+from triptych.export import onnx
+from triptych.export import pictures as encoders
 
 TOKEN, PLACES = 96, 4
 TEXT = LlamaConfig(
@@ -49,10 +48,9 @@ def folder(tmp_path_factory):
     words = {name: item for name, item in codes.items() if "vision" not in name and "projector" not in name}
     assert len(words) < len(codes)
     onnx.export(model, words, out, round_inputs=False)
-    openvino.export_encoder(model, {"pixel_values": torch.randn(1, 3, 16, 16)}, codes, out)
-    rounded = copy.deepcopy(model)
-    layers.apply(rounded, codes)
-    return rounded, out
+    layers.apply(model, codes)
+    encoders.export(model, {"pixel_values": torch.randn(1, 3, 16, 16), "unread": torch.zeros(1)}, codes, out)
+    return model, out
 
 
 @pytest.fixture
@@ -98,8 +96,21 @@ def test_errors_say_what_is_wrong(folder, prompt, tmp_path):
     with pytest.raises(InputError, match="so it takes no pictures"):
         generate(tmp_path, ids, pictures=pictures, max_new_tokens=1)
     with pytest.raises(InputError, match="exists already"):
-        openvino.export_encoder(model, pictures, None, out)
+        encoders.export(model, pictures, None, out)
     with pytest.raises(InputError, match="one row each"):
-        openvino.export_encoder(model, {"pixel_values": torch.zeros(2, 3, 16, 16)}, None, tmp_path)
+        encoders.export(model, {"pixel_values": torch.zeros(2, 3, 16, 16)}, None, tmp_path)
     with pytest.raises(InputError, match="takes no pictures"):
-        openvino.export_encoder(LlamaForCausalLM(TEXT), pictures, None, tmp_path)
+        encoders.export(LlamaForCausalLM(TEXT), pictures, None, tmp_path)
+
+
+def test_a_folder_that_answers_otherwise_gets_no_encoder(folder, prompt, tmp_path):
+    model, out = folder
+    for name in (onnx.NAME, onnx.DATA):
+        (tmp_path / name).symlink_to(out / name)
+    before, model.lm_head.weight = model.lm_head.weight, torch.nn.Parameter(model.lm_head.weight.flip(0))
+    try:
+        with pytest.raises(NumericsError, match="exported answers are"):
+            encoders.export(model, prompt[1], None, tmp_path)
+    finally:
+        model.lm_head.weight = before
+    assert not (tmp_path / NAME).exists()
