@@ -225,12 +225,14 @@ def predict(
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
-    to: Annotated[str, typer.Option(help="Format: openvino.")] = "openvino",
+    to: Annotated[
+        str, typer.Option(help="openvino, for models built here; onnx, for language models that write word by word.")
+    ] = "openvino",
     out: Out = Path("runs/exported"),
     data: Annotated[Path | None, typer.Option(help="Rows on which the export is compared with the model.")] = None,
 ) -> None:
     """Write the model for another runtime, with our own codes and scales, and check that it answers the same."""
-    from triptych.export import export_model
+    from triptych.export.verb import export_model
 
     export_model(model, to, out, data)
     console.say(f"the {to} model is in {out}")

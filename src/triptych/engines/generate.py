@@ -4,6 +4,7 @@ A decoder is ONNX Runtime with our codes (`engines.onnxruntime`), the fastest th
 encoder first (`engines.pictures`): OpenVINO with our codes in an exported folder, or PyTorch.
 """
 
+import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -38,6 +39,11 @@ class Decoder(Protocol):
     ) -> Float[np.ndarray, " vocabulary"]:
         """Reads tokens, an id of -1 taking its vector from `embeds`; the logits of what comes next."""
         ...
+
+
+def cache_name(model: PreTrainedModel) -> str:
+    """What the forward of a model calls its cache; transformers 5.24 renamed it."""
+    return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
 class TorchDecoder:
@@ -75,7 +81,7 @@ class TorchDecoder:
                 if embeds is not None:
                     other = torch.from_numpy(embeds)[None].to(vectors.dtype)
                     vectors = torch.where(given[..., None] < 0, other, vectors)
-                output = self.model(inputs_embeds=vectors, past_key_values=self.cache, use_cache=True)
+                output = self.model(inputs_embeds=vectors, use_cache=True, **{cache_name(self.model): self.cache})
                 return output.logits[0, -1].float().numpy()
         finally:
             torch.set_num_threads(before)

@@ -136,7 +136,7 @@ class FolderWriter:
             said = {} if {"dtype", "torch_dtype"} & self._config.keys() else {"dtype": _dtype(self.source)}
             _write_json(folder / CONFIG, {**self._config, **said, **config_update})
             (folder / CARD).write_text(card, encoding="utf-8")
-            return tuple(self._copy(folder))
+            return tuple(copy_others(self.source, folder))
 
     def _flush(self) -> None:
         with self._shard(self._waiting_bytes) as partial:
@@ -172,20 +172,25 @@ class FolderWriter:
         if count > 1:
             _write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))})
 
-    def _copy(self, folder: Path) -> Iterator[str]:
-        """Copy what is neither weights nor written here; the names of what is left out."""
-        for path in sorted(self.source.rglob("*")):
-            name = path.relative_to(self.source)
-            written = name.as_posix() in {CONFIG, CARD, MANIFEST} or path.name.endswith(".index.json")
-            if not path.is_file() or written or any(part.startswith(".") for part in name.parts):
-                continue
-            if path.suffix.lower() in WEIGHTS:
-                if path.suffix != ".safetensors":
-                    yield name.as_posix()
-                continue
-            _refuse_pickle(path)
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, folder / name)
+
+def copy_others(source: Path, folder: Path) -> Iterator[str]:
+    """Copy, byte for byte, what is neither weights nor written here; the names of what is left out.
+
+    Raises:
+        InputError: a pickle under a name that does not say so.
+    """
+    for path in sorted(source.rglob("*")):
+        name = path.relative_to(source)
+        written = name.as_posix() in {CONFIG, CARD, MANIFEST} or path.name.endswith(".index.json")
+        if not path.is_file() or written or any(part.startswith(".") for part in name.parts):
+            continue
+        if path.suffix.lower() in WEIGHTS:
+            if path.suffix != ".safetensors":
+                yield name.as_posix()
+            continue
+        _refuse_pickle(path)
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, folder / name)
 
 
 def _read_config(source: Path) -> dict[str, Any]:

@@ -27,12 +27,15 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from triptych.compress.lockstep import trace
 from triptych.compress.quantize.layers import QuantizedWeight
+from triptych.engines.generate import cache_name
 from triptych.engines.onnxruntime import OnnxDecoder
 from triptych.errors import InputError, NumericsError
 from triptych.export import onnx_fusions
 from triptych.export.onnx_codes import DOMAIN, rounded
 from triptych.export.onnx_rotary import Rotary, find_rotary, unrotated
+from triptych.models.tiny_batch import ModelBatch
 
 NAME, DATA = "decoder.onnx", "decoder.onnx.data"
 INTERFACE = "triptych_export"
@@ -54,8 +57,9 @@ def export(
 
     Args:
         model: a causal language model, or a multimodal one that makes words from `inputs_embeds`. Left as it was.
-        quantized: rounded weights. Those that no operator reads as codes (groups that are no multiple of 16 columns,
-            layers other than nn.Linear and nn.Embedding) are written as the float32 values they stand for.
+        quantized: rounded weights. Those of parts that the words do not pass, such as a vision tower, are left out; those
+            that no operator reads as codes (groups that are no multiple of 16 columns, layers other than nn.Linear and
+            nn.Embedding) are written as the float32 values they stand for.
         folder: made if missing.
         context: most tokens a sequence may have; by default the model's own limit, up to 8,192.
         round_inputs: rounds the inputs of products to eight bits, block by block, as llama.cpp does: about twice as fast,
@@ -74,7 +78,7 @@ def export(
         stack.enter_context(torch.no_grad())
         stack.callback(model.train, model.training)
         model.eval()
-        dense = stack.enter_context(rounded(model, quantized or {}))
+        dense = stack.enter_context(rounded(model, _reached(model, quantized or {})))
         ids, expected, cache = _reference(model)
         limit = int(getattr(model.config.get_text_config(), "max_position_embeddings", CONTEXT))
         context = max(context or min(limit, CONTEXT), PROMPT + STEPS)
@@ -92,6 +96,18 @@ def export(
             path.with_name(DATA).unlink(missing_ok=True)
             raise
     return path
+
+
+def _reached(model: PreTrainedModel, quantized: Mapping[str, QuantizedWeight]) -> dict[str, QuantizedWeight]:
+    """The rounded weights of layers that run when the model reads embeddings, and of tables."""
+    names = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    try:
+        embedded = model.get_input_embeddings()(torch.zeros(1, 2, dtype=torch.long))
+        called = {call.name for call in trace(model, ModelBatch({"inputs_embeds": embedded}, {}, None, ()), names)}
+    except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
+        raise _refusal(model, error) from error
+    silent = {f"{name}.weight" for name in names.keys() - called}
+    return {name: item for name, item in quantized.items() if name not in silent}
 
 
 def _compare(path: Path, name: str, ids: Int[Tensor, "1 tokens"], expected: Float[Tensor, "tokens vocabulary"]) -> None:
@@ -132,7 +148,7 @@ def _reference(
     )
     cache = DynamicCache()  # without a config it keeps all it is given, sliding windows or not
     try:
-        output = model(inputs_embeds=model.get_input_embeddings()(ids), past_key_values=cache, use_cache=True)
+        output = model(inputs_embeds=model.get_input_embeddings()(ids), use_cache=True, **{cache_name(model): cache})
         kept = [(layer.keys.ndim, layer.keys.shape[2]) for layer in cache.layers]
     except (AttributeError, IndexError, TypeError, ValueError, RuntimeError) as error:
         raise _refusal(model, error) from error
@@ -191,8 +207,8 @@ class _Step(nn.Module):
         output = self.model(
             inputs_embeds=embedded,
             position_ids=(total - count + torch.arange(count))[None],
-            past_key_values=_Passing(config=self.model.config.get_text_config()),
             use_cache=True,
+            **{cache_name(self.model): _Passing(config=self.model.config.get_text_config())},
             **self.last,
         )
         return [output.logits[:, -1:], *(self.present[index] for index in sorted(self.present))]

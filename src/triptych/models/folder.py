@@ -6,6 +6,7 @@ merges the tensors of older checkpoints while it loads them; the same rules are 
 """
 
 import copy
+import hashlib
 import json
 import math
 import re
@@ -17,14 +18,17 @@ from typing import Any
 import torch
 import transformers
 from accelerate import init_empty_weights
+from accelerate.utils import set_module_tensor_to_device
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
 from transformers.initialization import no_init_weights
 
+from triptych.compress.quantize.layers import QuantizedWeight
 from triptych.errors import ArtifactError, InputError, NumericsError
 from triptych.manifest import MANIFEST, verify
+from triptych.models.rounded import RoundedEntry, with_codes
 from triptych.models.tensors import AGAIN, Entry, read_index
 
 NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")  # of a block, within a name
@@ -60,8 +64,12 @@ class ModelFolder:
         return sum(entry.bytes for entry in self.entries.values())
 
 
-def open_folder(path: Path) -> ModelFolder:
+def open_folder(path: Path, *, rounded: bool = False) -> ModelFolder:
     """Read a folder's config and the headers of its weights.
+
+    Args:
+        path: the folder.
+        rounded: take a folder whose weights we rounded too, each as what its codes stand for.
 
     Raises:
         ArtifactError: no config, no safetensors, a missing or damaged shard, a manifest that says otherwise.
@@ -80,8 +88,9 @@ def open_folder(path: Path) -> ModelFolder:
             f"{path} brings code of its own ({', '.join(map(str, said['auto_map']))}), which is not run.",
             "Use a version of the model that is part of transformers, or convert it to one.",
         )
-    if said.get("quantization_config"):
-        method = said["quantization_config"].get("quant_method", "some method")
+    codes = said.get("quantization_config")
+    if codes and not rounded:
+        method = codes.get("quant_method", "some method")
         raise InputError(f"{path} is quantised already ({method}).", "Point at the model it was made from.")
     try:
         config = AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
@@ -98,7 +107,19 @@ def open_folder(path: Path) -> ModelFolder:
             f"{transformers.__version__} does not have.",
             'Name a class of transformers under "architectures".',
         )
-    return ModelFolder(path, config, architecture, read_index(path))
+    entries = read_index(path)
+    return ModelFolder(path, config, architecture, with_codes(entries, codes, path) if codes else entries)
+
+
+def fingerprint(folder: ModelFolder) -> str:
+    """A checksum of the config and of every tensor's place, and of size and time of every shard: cheap at any size."""
+    digest = hashlib.sha256((folder.path / "config.json").read_bytes())
+    for name, entry in sorted(folder.entries.items()):
+        digest.update(f"{name} {entry.dtype} {entry.shape} {entry.start}".encode())
+    for file in sorted({entry.file for entry in folder.entries.values()}):
+        status = file.stat()
+        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()
 
 
 def skeleton(folder: ModelFolder) -> PreTrainedModel:
@@ -120,6 +141,21 @@ def skeleton(folder: ModelFolder) -> PreTrainedModel:
         if getattr(config, "use_cache", None) is not None:
             config.use_cache = False
     return model.eval().requires_grad_(False)
+
+
+def load(folder: ModelFolder) -> tuple[PreTrainedModel, dict[str, QuantizedWeight]]:
+    """The model whole in memory, in float32, and the codes of its rounded weights by parameter name.
+
+    Raises:
+        ArtifactError, InputError: as `skeleton` and `find_weights`.
+    """
+    model = skeleton(folder)
+    weights = find_weights(folder, model)
+    for name in [name for name, _ in model.named_parameters()]:
+        set_module_tensor_to_device(model, name, "cpu", value=weights.read(name))
+    model.tie_weights()
+    stored = {name: weights.entry(name) for name, _ in model.named_parameters()}
+    return model, {name: entry.item() for name, entry in stored.items() if isinstance(entry, RoundedEntry)}
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def describe(path: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
     if trust_remote_code and (model := read_remote(path)) is not None:
         parts = components(model, tiny_batch(model, path), latency=True)
         return _describe(model, parts, {part.name: part.bytes for part in parts})
-    folder = open_folder(path)
+    folder = open_folder(path, rounded=True)
     model = skeleton(folder)
     weights = find_weights(folder, model)
     needed = sum(4 * p.numel() for p in model.parameters())

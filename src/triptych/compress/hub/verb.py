@@ -28,7 +28,7 @@ from triptych.compress.lockstep import Stop
 from triptych.compress.offload import Offload
 from triptych.errors import ContractBroken, NumericsError, Stopped
 from triptych.evaluate.agreement import answers, compare, conditions
-from triptych.models.folder import ModelFolder
+from triptych.models.folder import fingerprint
 from triptych.models.tiny_batch import ModelBatch
 
 WAITING_BYTES = 64 * 2**20  # of what waiting samples hold in memory, once the rest has gone to the disk
@@ -169,14 +169,3 @@ def identity(request: HubRequest, ready: Prepared) -> dict[str, artifact.JSON]:
         "recover": request.recover,
         "seed": request.seed,
     }
-
-
-def fingerprint(folder: ModelFolder) -> str:
-    """A checksum of the config and of every tensor's place, and of size and time of every shard: cheap at any size."""
-    digest = hashlib.sha256((folder.path / "config.json").read_bytes())
-    for name, entry in sorted(folder.entries.items()):
-        digest.update(f"{name} {entry.dtype} {entry.shape} {entry.start}".encode())
-    for file in sorted({entry.file for entry in folder.entries.values()}):
-        status = file.stat()
-        digest.update(f"{file.name} {status.st_size} {status.st_mtime_ns}".encode())
-    return digest.hexdigest()
