@@ -72,6 +72,10 @@ def test_inspect_evaluate_predict_verify_and_export_work_on_a_trained_model(run,
     assert description["parameters"] == sum(p.numel() for p in tiny_trained.loaded.model.parameters())
     assert sum(c["parameters"] for c in description["components"]) == description["parameters"]
 
+    code, out, _ = run("inspect", model, "--data", tiny_data)
+    assert code == 0
+    assert "rows of data tell nothing new" in out
+
     code, out, _ = run("evaluate", model, "--data", tiny_data, "--against", model, "--json")
     assert code == 0
     found = json.loads(out)

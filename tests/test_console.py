@@ -157,6 +157,13 @@ def test_table_refuses_a_ragged_row() -> None:
 
 
 @pytest.mark.parametrize(
+    ("count", "text"), [(0, "0"), (999, "999"), (12_345, "12.3 k"), (5e9, "5.00 G"), (2e15, "2000 T")]
+)
+def test_human_count(count: float, text: str) -> None:
+    assert console.human_count(count) == text
+
+
+@pytest.mark.parametrize(
     ("count", "text"),
     [
         (0, "0 B"),

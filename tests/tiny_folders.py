@@ -63,6 +63,16 @@ def clip(folder: Path) -> None:
     hf.CLIPProcessor(hf.CLIPImageProcessorPil(**CROPPED), words).save_pretrained(folder)
 
 
+def siglip2(folder: Path) -> None:
+    """Its processor cuts pictures into patches of 16 and pads words to 64, whatever its parts say."""
+    text = {**TEXT, "projection_size": 32}
+    vision = {**LAYERS, "patch_size": 16, "num_patches": 16}
+    hf.Siglip2Config(text_config=text, vision_config=vision, architectures=["Siglip2Model"]).save_pretrained(folder)
+    words = tokenizer({}, framed=True, model_max_length=64)
+    words.model_input_names = ["input_ids"]
+    hf.Siglip2Processor(hf.Siglip2ImageProcessorPil(patch_size=16), words).save_pretrained(folder)
+
+
 def llava(folder: Path, chat: str | None = "typed") -> None:
     hf.LlavaConfig(
         text_config=hf.LlamaConfig(**TEXT),
@@ -150,7 +160,7 @@ def llama(folder: Path) -> None:
 
 
 FOLDERS: dict[str, Callable[[Path], None]] = {
-    make.__name__: make for make in (clip, llava, whisper, qwen2_audio, qwen2_vl, vit, llama)
+    make.__name__: make for make in (clip, siglip2, llava, whisper, qwen2_audio, qwen2_vl, vit, llama)
 }
 
 

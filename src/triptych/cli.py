@@ -90,6 +90,10 @@ def train(
 @app.command()
 def inspect(
     model: Annotated[Path, typer.Argument(help="Model folder: ours, or any in Hugging Face form.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(help="A table, read by the model's own processor, or safetensors; without it a batch is made up."),
+    ] = None,
     trust_remote_code: Annotated[
         bool,
         typer.Option("--trust-remote-code", help="Run the code that the folder brings. It can do anything you can."),
@@ -100,7 +104,7 @@ def inspect(
     console.set_mode(json=json)
     from triptych.models.show import describe, show
 
-    description = describe(model, trust_remote_code=trust_remote_code)
+    description = describe(model, data, trust_remote_code=trust_remote_code)
     show(description)
     console.emit(description)
 

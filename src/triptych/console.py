@@ -171,6 +171,16 @@ def human_bytes(count: Real) -> str:
     return f"{_three_figures(value)} TB"
 
 
+def human_count(count: Real) -> str:
+    """A number of operations to three figures: "12.3 G"."""
+    value = float(count)
+    for prefix in ("", "k", "M", "G"):
+        if abs(value) < 999.5:
+            return f"{_three_figures(value)} {prefix}" if prefix else f"{value:.0f}"
+        value /= 1000
+    return f"{_three_figures(value)} T"
+
+
 def human_seconds(seconds: Real) -> str:
     """A duration as people say it: "12 ms", "3.4 s", "2 min 05 s", "1 h 20 min", "3 d 4 h"."""
     if not isfinite(seconds):

@@ -90,6 +90,7 @@ def words(folder: Path, ids: torch.Tensor) -> str:
     ("name", "media_inputs", "codes"),
     [
         ("clip", {"pixel_values": "image"}, {"text"}),
+        ("siglip2", {"pixel_values": "image"}, {"text"}),
         ("llava", {"pixel_values": "image"}, {"text", "image"}),
         ("qwen2_vl", {"pixel_values": "image"}, {"text", "image"}),
         ("whisper", {"input_features": "audio"}, {"text"}),
@@ -211,6 +212,13 @@ def test_a_long_text_is_cut_and_its_media_and_the_end_of_the_turn_stay(folder, m
     assert asked.tokens is not None
     assert (asked.tokens == 0).sum() == 20
     assert calibration(folder("clip"), table, rows=1).batches[0].inputs["input_ids"].shape == (1, 16)
+
+
+def test_what_a_processor_fills_up_is_no_text_to_be_cut(folder, media):
+    batch = calibration(folder("siglip2"), media / "all.csv", rows=1, length=4).batches[0]
+    ids = batch.inputs["input_ids"]
+    assert ids.shape == (1, 64)
+    assert int((ids != 1).sum()) == 4
 
 
 def test_texts_are_packed_to_the_length(folder, tmp_path):

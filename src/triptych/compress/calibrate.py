@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from triptych.compress.inputs.draw import Draw, Packer, tensors_of
-from triptych.compress.inputs.expected import read_expected, token_modality
+from triptych.compress.inputs.expected import expected_of, read_expected, token_modality
 from triptych.compress.inputs.own import OwnRows
 from triptych.compress.inputs.processing import ModelProcessor
 from triptych.compress.inputs.ready import ReadyRows, is_ready
@@ -60,6 +61,7 @@ def calibration(
     length: int | None = None,
     seed: int = 0,
     schema: Mapping[str, str] | None = None,
+    model: PreTrainedModel | None = None,
 ) -> Calibration:
     """Batches for the model of a folder.
 
@@ -74,6 +76,7 @@ def calibration(
             joined until they have so many.
         seed: of the draw.
         schema: kind or kind:role by column, stronger than the schema.yaml beside the table.
+        model: the built model, where transformers does not know its class (code that the folder brings).
 
     Raises:
         InputError: nothing can be read, or (MisfitError) the processor or the tensors are not of this model.
@@ -82,7 +85,7 @@ def calibration(
         raise InputError(f"Cannot calibrate with {rows} rows of length {length}.", "Ask for one at least.")
     if is_ours(folder):
         return _of_own(folder, data, rows, seed, schema or {})
-    expected = read_expected(folder)
+    expected = expected_of(folder, model.config, type(model).__name__, type(model)) if model else read_expected(folder)
     if is_ready(data):
         return _of_tensors(ReadyRows(data, expected), rows, seed)
     processor = ModelProcessor(expected, length)

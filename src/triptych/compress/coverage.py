@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from triptych import console
+from triptych.compress.inputs.expected import accepted
 from triptych.errors import InputError
 from triptych.models.tiny_batch import ModelBatch
 from triptych.models.words import is_text
@@ -129,7 +130,8 @@ def coverage(model: nn.Module, components: Iterable[Part], batches: Iterable[Mod
         try:
             model.eval()
             for number, batch in enumerate(batches, 1):
-                _run(model, batch, number)
+                with accepted(model, batch, f"calibration batch {number}"):
+                    model(**batch.inputs)
                 for count in counts.values():
                     count.add(batch)
         finally:
@@ -209,18 +211,6 @@ def _hooks(watched: Sequence[tuple[nn.Module, _Count]]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _run(model: nn.Module, batch: ModelBatch, number: int) -> None:
-    try:
-        model(**batch.inputs)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
-        shapes = ", ".join(f"{n} {tuple(v.shape)}" for n, v in batch.inputs.items() if isinstance(v, Tensor))
-        raise InputError(
-            f"{type(model).__name__} does not accept calibration batch {number} ({shapes}): "
-            f"{' '.join(str(error).split())[:300]}",
-            "See that the processor in the model folder is the model's own, or bring batches of tensors.",
-        ) from error
 
 
 def _positions(module: nn.Module, x: Tensor) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 # The words by which inputs, configs and ids name a modality; the first that matches decides, so `pixel_values_videos` is a video.
 WORDS = {
     "video": ("video", "frames", "clip_frames"),
-    "image": ("image", "pixel", "vision", "visual", "img", "picture", "spatial"),
+    "image": ("image", "pixel", "vision", "visual", "img", "picture", "spatial", "patches"),
     "audio": (
         "audio",
         "speech",

@@ -192,8 +192,11 @@ def changed(model: nn.Module, batch: ModelBatch, name: str, *, last: bool = Fals
     draw = torch.Generator().manual_seed(1)
     if value.is_floating_point():
         spread = value.float().std(correction=0).item() or 1.0
-        noise = torch.randn(value.shape, generator=draw) * spread
-        holder[key] = (value.float() + noise.to(value.device)).to(value.dtype)
+        noise = (torch.randn(value.shape, generator=draw) * spread).to(value.device)
+        whole = value == value.round()  # padding, or the places of patches, which a model looks up
+        if not bool(whole.all()):
+            noise[whole] = 0
+        holder[key] = (value.float() + noise).to(value.dtype)
         return inputs
     free = torch.ones_like(value, dtype=torch.bool)
     if batch.tokens is not None and batch.tokens.shape == value.shape and batch.modality[name] in batch.names:

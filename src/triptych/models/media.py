@@ -17,7 +17,7 @@ from torch import Tensor
 from triptych.models.config_keys import ConfigKeys, modality_of
 
 _MEDIA = re.compile(
-    r"(\w+_)?(pixel_values|pixels|images?|pictures?|videos?|frames|input_features|input_values|audios?|waves?|waveforms?"
+    r"(\w+_)?(pixel_values|pixels|patches|images?|pictures?|videos?|frames|input_features|input_values|audios?|waves?|waveforms?"
     r"|speech|sounds?|spectrograms?|mels?)(_images?|_videos?)?"
 )
 _NOT_MEDIA = re.compile(r"num_|sizes_|use_|_in_")  # `batch_num_images`, `image_sizes_videos`, `use_audio_in_video`

@@ -1,4 +1,4 @@
-"""`triptych inspect`: a model's components and layers for people and as JSON, from its folder alone."""
+"""`triptych inspect`: a model's components and layers for people and as JSON, from its folder alone or with rows of data."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -10,6 +10,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from triptych import console
+from triptych.compress.calibrate import calibration
+from triptych.compress.inputs.expected import accepted
 from triptych.compress.quantize.storage import to_tensors
 from triptych.models.components import Component, components, tensor_bytes
 from triptych.models.folder import Weights, find_weights, is_ours, open_folder, skeleton
@@ -17,25 +19,30 @@ from triptych.models.remote import read_remote
 from triptych.models.store import Loaded, read_model
 from triptych.models.stream import RESIDENT, Stream
 from triptych.models.summary import summarize
-from triptych.models.tiny_batch import tiny_batch
+from triptych.models.tiny_batch import ModelBatch, tiny_batch
 
+DRAWN = 8  # rows of data, of which the one with the most modalities is looked at
 ALL = 1 << 62  # numbers in a parameter: more than any has, so all stay in memory
 
 
-def describe(path: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
+def describe(path: Path, data: Path | None = None, *, trust_remote_code: bool = False) -> dict[str, Any]:
     """Components, the shapes of their layers, and for a model of our own the names that a plan may use.
 
     Args:
         path: folder of a model of ours, or of any model in Hugging Face form.
+        data: a table whose rows go through the model's own processor, or tensors by argument of forward, as
+            `calibration` reads them; None for a batch that is made up. Models of ours need none.
         trust_remote_code: run the code that the folder brings, where it brings some.
 
     Raises:
-        InputError: the folder cannot be read, or no batch can be made for its model; the message says why.
+        InputError: the folder or the data cannot be read, or no batch can be made for the model; the message says why.
     """
     if not path.is_dir() or is_ours(path):
+        if data is not None:
+            console.say("the inputs of a model that was built here have one shape each: rows of data tell nothing new")
         return describe_ours(read_model(path))
     if trust_remote_code and (model := read_remote(path)) is not None:
-        parts = components(model, tiny_batch(model, path), latency=True)
+        parts = components(model, _batch(model, path, data), latency=True)
         return _describe(model, parts, {part.name: part.bytes for part in parts})
     folder = open_folder(path, rounded=True)
     model = skeleton(folder)
@@ -43,11 +50,20 @@ def describe(path: Path, *, trust_remote_code: bool = False) -> dict[str, Any]:
     needed = sum(4 * p.numel() for p in model.parameters())
     fits = needed < psutil.virtual_memory().available // 2
     stream = Stream(model, weights, resident=ALL if fits else RESIDENT)
-    batch = tiny_batch(model, path)
-    stream.settle(batch.inputs)
+    batch = _batch(model, path, data)
+    with accepted(model, batch, "a row of the data" if data else "a batch made up for it"):
+        stream.settle(batch.inputs)
     parts = components(model, batch, latency=fits)  # the time of a model that is read from disk says nothing
     sizes = stored_bytes(model, weights)
     return _describe(model, parts, {part.name: tensor_bytes(part, sizes) for part in parts})
+
+
+def _batch(model: PreTrainedModel, path: Path, data: Path | None) -> ModelBatch:
+    """What the model is run on: the richest of a few rows, or what its signature and config tell."""
+    if data is None:
+        return tiny_batch(model, path)
+    rows = calibration(path, data, rows=DRAWN, model=model)
+    return max(rows.batches, key=lambda batch: len(set(batch.modality.values())))
 
 
 def describe_ours(loaded: Loaded) -> dict[str, Any]:
@@ -114,6 +130,7 @@ def _describe(model: nn.Module, parts: list[Component], sizes: Mapping[str, int]
                 "parameters": part.parameters,
                 "bytes": sizes[part.name],
                 "blocks": part.blocks,
+                "flops": 2 * part.macs,
                 "flops_share": part.macs / macs if macs else None,
                 "latency_share": part.latency,
                 "tied_to": part.tied_to,
@@ -137,7 +154,7 @@ def show(description: dict[str, Any]) -> None:
                 len(c["blocks"]),
                 f"{c['parameters']:,}",
                 console.human_bytes(c["bytes"]),
-                _percent(c["flops_share"]),
+                f"{console.human_count(c['flops'])} ({_percent(c['flops_share'])})" if c["flops"] else "",
                 _percent(c["latency_share"]),
             ]
             for c in description["components"]

@@ -70,10 +70,10 @@ def tiny_batch(model: nn.Module, folder: Path | None = None, *, rows: int = 2, s
         search = _Search(model, rows, seed)
         try:
             return search.batch()
-        except InputError:
+        except InputError as refusal:
             if folder is None:
                 raise
-            return search.processed(folder)
+            return search.processed(folder, refusal)
 
 
 @contextmanager
@@ -196,12 +196,13 @@ class _Search:
             raise self._refusal(self.words.names, self.said)
         return self._result(found.inputs, found.modality)
 
-    def processed(self, folder: Path) -> ModelBatch:
-        """The batch that the folder's processor makes, once the model has run on it."""
-        inputs = {
-            name: value for name, value in processed_inputs(folder, self.rows, self.seed).items() if name in self.names
-        }
-        inputs = self._placed(inputs)
+    def processed(self, folder: Path, refusal: InputError) -> ModelBatch:
+        """The batch that the folder's processor makes, once the model has run on it; the refusal of guesses if it makes none."""
+        try:
+            made = processed_inputs(folder, self.rows, self.seed)
+        except InputError as error:
+            raise InputError(f"{refusal.what} {error.what}", refusal.next) from error
+        inputs = self._placed({name: value for name, value in made.items() if name in self.names})
         refused = self._run(inputs) if inputs else None
         if refused or not inputs:
             why = refused.said if refused else f"the processor in {folder} makes none of them"
@@ -293,7 +294,8 @@ class _Search:
         listed = " and ".join(repr(name) for name in dict.fromkeys([*names, *self.asked]))
         return InputError(
             f"Could not guess the input {listed} of {type(self.model).__name__} ({why}).",
-            f"Give real rows, a folder with the model's processor, or a ModelBatch whose inputs hold {listed}.",
+            "Put the model's processor into its folder, or give rows that it reads, or a safetensors file that holds "
+            f"{listed} (`triptych inspect MODEL --data`; in Python, a ModelBatch whose inputs hold {listed}).",
         )
 
 

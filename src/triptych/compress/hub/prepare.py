@@ -21,6 +21,7 @@ from triptych.compress.choose import Choice, choose
 from triptych.compress.coverage import coverage
 from triptych.compress.driver import Work
 from triptych.compress.hub.memory import total_memory
+from triptych.compress.inputs.expected import accepted
 from triptych.compress.lockstep import Call, trace
 from triptych.compress.planner import BYTES, parse_amount
 from triptych.compress.quantize.layers import LayerScheme
@@ -106,7 +107,8 @@ def prepare(request: HubRequest) -> Prepared:
     stream = Stream(model, weights, always=linear_weights(model))
     richest = max(rows.batches, key=lambda batch: len(batch.modality))
     with console.stage("find the components"):
-        stream.settle(richest.inputs)
+        with accepted(model, richest, "a calibration batch"):
+            stream.settle(richest.inputs)
         parts = components(model, richest)
         called = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
         began = time.monotonic()

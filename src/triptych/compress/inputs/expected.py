@@ -4,7 +4,8 @@ Everything is read from the config and the signature of forward; no model is bui
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,23 @@ PADDING = -1  # the code of a position that no one looks at
 
 class MisfitError(InputError):
     """What was brought does not belong to the model: no other row would fare better."""
+
+
+@contextmanager
+def accepted(model: nn.Module, batch: ModelBatch, called: str) -> Iterator[None]:
+    """Around a run of the model on a batch: what it says of one that it cannot read becomes an error that names both.
+
+    Raises:
+        MisfitError: the model refused the batch.
+    """
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError, KeyError) as error:
+        shapes = ", ".join(f"{n} {tuple(v.shape)}" for n, v in batch.inputs.items() if isinstance(v, Tensor))
+        raise MisfitError(
+            f"{type(model).__name__} does not accept {called} ({shapes}): {' '.join(str(error).split())[:300]}",
+            "See that the processor in the model folder is the model's own, or bring batches of tensors.",
+        ) from error
 
 
 def carried(name: str) -> str | None:
@@ -183,7 +201,11 @@ def read_expected(folder: Path) -> Expected:
             "Point at a model folder of a type that transformers knows.",
         ) from error
     name = (config.architectures or [type(config).__name__])[0]
-    kind = getattr(transformers, name, None)
+    return expected_of(folder, config, name, getattr(transformers, name, None))
+
+
+def expected_of(folder: Path, config: PreTrainedConfig, name: str, kind: Any) -> Expected:
+    """What a class of that name takes, if it is one that can run."""
     if not (isinstance(kind, type) and issubclass(kind, nn.Module)) or kind.forward is nn.Module.forward:
         return Expected(folder, config, name, None, frozenset())
     arguments = list(inspect.signature(kind.forward).parameters.values())[1:]

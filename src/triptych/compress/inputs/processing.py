@@ -219,7 +219,9 @@ class ModelProcessor:
         """How many tokens of text are too many."""
         if batch.tokens is None:
             return 0
-        words = int((batch.tokens == NAMES.index("text")).sum())
+        ids = batch.inputs.get("input_ids", batch.inputs.get("decoder_input_ids"))
+        padding = getattr(self.parts["text"], "pad_token_id", None)  # some processors fill every text up to one length
+        words = int(((batch.tokens == NAMES.index("text")) & (ids != (-1 if padding is None else padding))).sum())
         longest = [self.expected.positions, getattr(self.parts["text"], "model_max_length", None)]
         positions = min((n for n in longest if n and n < ENDLESS), default=ENDLESS)
         total = max(batch.inputs[n].shape[1] for n in ("input_ids", "decoder_input_ids") if n in batch.inputs)
