@@ -1,7 +1,7 @@
 import pytest
 from pydantic import ValidationError
 
-from triptych.compress.plan import Distil, Drop, Plan, Prune, Quantise, check_names, read_plan, scheme, write_plan
+from triptych.compress.plan import Distil, Drop, Plan, Prune, Quantise, check_names, read_plan, scheme, word, write_plan
 from triptych.errors import InputError
 
 
@@ -22,6 +22,11 @@ def test_a_plan_survives_its_file(plan, tmp_path):
     file = tmp_path / "plan.yaml"
     file.write_text(write_plan(plan))
     assert read_plan(file) == plan
+
+
+@pytest.mark.parametrize("text", ["fp32", "w8", "w4g64", "w3g16z", "w8a8", "w8a8t"])
+def test_a_scheme_is_told_in_the_word_it_was_read_from(text):
+    assert word(scheme(text, "gptq")) == text
 
 
 def test_schemes_are_read_from_words():

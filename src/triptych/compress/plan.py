@@ -143,6 +143,15 @@ def scheme(text: str, method: str) -> LayerScheme:
     )
 
 
+def word(scheme: LayerScheme) -> str:
+    """The word of a scheme, whatever its method."""
+    grid = scheme.weight
+    if grid is None:
+        return "fp32"
+    group, zero = f"g{grid.group}" if grid.group else "", "" if grid.symmetric else "z"
+    return f"w{grid.bits}{group}{zero}{'a8' if scheme.activation else ''}{'t' if scheme.per_token else ''}"
+
+
 def read_plan(path: Path) -> Plan:
     """Read and validate a plan file.
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from triptych import console
+from triptych.compress import plan as plans
 from triptych.compress.coverage import Coverage
 from triptych.compress.hub.prepare import HubRequest, Prepared
 from triptych.compress.hub.write import stored_bytes
@@ -41,10 +42,11 @@ def build(
         "agreement": None if agreement is None else _agreement(agreement),
         "components": component_rows(ready, sizes, notes),
         "layers": {
-            name: {"scheme": ready.choice.layers[name], "method": ready.work.schemes[name].method, **note}
+            name: {"scheme": plans.word(ready.work.schemes[name]), "method": ready.work.schemes[name].method, **note}
             for name, note in notes.items()
         },
         "dense": ready.choice.dense,
+        "recovered_from": recoveries(ready, notes),
         "coverage": [{"component": c.component, "samples": c.samples, "tokens": c.tokens} for c in covered],
         "environment": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "versions": versions()},
         "data": {
@@ -54,6 +56,25 @@ def build(
         },
         "command": command,
     }
+
+
+def recoveries(ready: Prepared, notes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What could not be done as the plan says, and what was done in its place, with the number of weights."""
+    found: Counter[str] = Counter()
+    for name, note in notes.items():
+        columns, part = ready.stream.model_shape(name)[1], ready.choice.component[name]
+        asked, done = plans.scheme(ready.choice.layers[name], ""), ready.work.schemes[name]
+        assert asked.weight is not None
+        assert done.weight is not None
+        wanted, group = asked.weight.group, done.weight.group
+        if wanted is not None and wanted < columns and wanted != group:
+            instead = f"groups of {group}" if group else "one scale a row"
+            found[f"{part}: {wanted} does not divide {columns} columns; {instead} in place of groups of {wanted}"] += 1
+        if asked.per_token and not done.per_token:
+            found[f"{part}: inputs of two axes stay in float; readers would round all their tokens by one scale"] += 1
+        found.update(f"{part}: {line}" for line in note["notes"])
+    rows = [f"row {row.row} was left out: {row.reason}" for row in ready.calibration.skipped]
+    return [*(f"{line} ({count} weight{'s' * (count > 1)})" for line, count in found.items()), *rows]
 
 
 def judge(request: HubRequest, agreement: Agreement | None) -> dict[str, Any]:
@@ -109,7 +130,7 @@ def component_rows(
             "parameters": part.parameters,
             "blocks": len(part.blocks),
             "bytes_before": before,
-            "decision": dict(Counter(ready.choice.layers[name] for name in layers)),
+            "decision": dict(Counter(plans.word(ready.work.schemes[name]) for name in layers)),
             "dense": dict(ready.choice.reasons().get(part.name, {})),
         }
         if sizes is not None and notes is not None:
@@ -156,6 +177,8 @@ def show_outcome(report: Mapping[str, Any]) -> None:
             low, high = kept["interval"]
             rows.append([f"  effect of {modality}", "100 %", f"{kept['kept']:.1%}", f"{low:.1%} to {high:.1%}"])
     console.table("before and after", ["", "original", "compressed", ""], rows)
+    for line in report["recovered_from"]:
+        console.say(line)
 
 
 def write_card(request: HubRequest, ready: Prepared, report: Mapping[str, Any], command: str) -> str:

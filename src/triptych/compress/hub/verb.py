@@ -86,7 +86,7 @@ def _compress(request: HubRequest, command: str) -> dict[str, Any]:
         after = answers(lambda inputs: ready.stream.model(**inputs), ready.held_out, asked)
     agreement = compare(before, after, seed=request.seed) if ready.held_out else None
     report = build(request, ready, finished, covered, agreement, command)
-    report["recovered_from"] = recoveries
+    report["recovered_from"] += recoveries
     with (
         console.stage("write the folder"),
         artifact.publish(request.out, made_from, needs=ready.folder.bytes, held=True) as staging,

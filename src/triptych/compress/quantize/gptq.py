@@ -121,7 +121,11 @@ def factorise(
         order = (undamped + damping * mean).argsort(dim=-1, descending=True, stable=True).flip(-1)
     for matrix, places in zip(H, order, strict=True):
         _reorder(matrix, places)
+    silent = int((undamped == 0).sum())
     share, notes = damping, tuple[str, ...]()
+    if silent:
+        notes = (f"{silent} of {undamped.numel()} input channels were always zero: they were rounded to the nearest",)
+    known = notes
     while True:
         diagonal = undamped + share * mean
         H.diagonal(dim1=1, dim2=2).copy_(diagonal.gather(1, order))
@@ -134,7 +138,7 @@ def factorise(
         for matrix in H:
             _restore(matrix)
         share = max(share * 10, 1e-6)
-        notes = (f"the second moments are singular: damping was raised from {damping:g} to {share:g}",)
+        notes = (*known, f"the second moments are singular: damping was raised from {damping:g} to {share:g}")
 
 
 def _reorder(matrix: Float[Tensor, "columns columns"], order: Int[Tensor, " columns"]) -> None:
