@@ -16,13 +16,12 @@ METRICS = {
 
 
 def families(found: dict[str, Any]) -> list[list[str]]:
-    """Each family: its components, what was done to them, whether released libraries read it alike."""
-    rows = [
-        ["family", "components", "rounded", "dense, and why", "smaller", "largest difference where it is read back"]
-    ]
+    """Each family: its components, what was done to them, and whether whoever reads the folder answers alike."""
+    rows = [["family", "components", "rounded", "dense, and why", "smaller", "read back by", "largest difference"]]
     for row in found["rows"]:
+        name = f"{row['family']} (named after all else was done)" if row.get("named_later") else row["family"]
         if "error" in row:
-            rows.append([row["family"], "", "", "", "", row["error"][:160]])
+            rows.append([name, "", "", "", "", "", row["error"][:160]])
             continue
         parts = row["components"]
         done = [
@@ -32,11 +31,12 @@ def families(found: dict[str, Any]) -> list[list[str]]:
         far = row["largest_difference"]
         rows.append(
             [
-                row["family"],
+                name,
                 ", ".join(p["name"] for p in parts),
                 "; ".join(done),
                 "; ".join(left),
                 f"{row['smaller']:.1f}x",
+                row["read_by"],
                 f"{far:.1g} of the largest output" if far else "none: equal to the bit",
             ]
         )

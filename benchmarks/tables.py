@@ -168,7 +168,9 @@ def measured(found: dict[str, Any]) -> str:
     """Where and when."""
     where = found["environment"]
     versions = ", ".join(f"{name} {number}" for name, number in where["versions"].items())
-    return f"{where['date']}, {where['cpu']}, {where['threads']} threads; {versions}.\n"
+    readers = ", ".join(f"{name} {number}" for name, number in found.get("reader", {}).items())
+    read = f" Read back by {readers}." if readers else ""
+    return f"{where['date']}, {where['cpu']}, {where['threads']} threads; {versions}.{read}\n"
 
 
 def with_figures(readme: str) -> str:

@@ -5,7 +5,20 @@ from typing import Any
 import transformers as hf
 from transformers import PreTrainedModel
 
-from families.entry import AUDIO, GROUPED, IMAGE, PIXELS, ROPE, SPEECH, VIDEO, VISION, family
+from families.entry import (
+    AUDIO,
+    DECODER,
+    ENCODER,
+    GROUPED,
+    IMAGE,
+    PIXELS,
+    ROPE,
+    SPEECH,
+    VIDEO,
+    VISION,
+    WORDS,
+    family,
+)
 
 EXPERTS = {
     "moe_intermediate_size": 32,
@@ -21,6 +34,18 @@ def llava() -> PreTrainedModel:
     vision = hf.CLIPVisionConfig(**VISION, **PIXELS)
     config = hf.LlavaConfig(text_config=hf.LlamaConfig(**GROUPED), vision_config=vision, image_token_index=IMAGE)
     return hf.LlavaForConditionalGeneration(config)
+
+
+@family
+def llava_next() -> PreTrainedModel:
+    return hf.LlavaNextForConditionalGeneration(
+        hf.LlavaNextConfig(
+            text_config=hf.LlamaConfig(**GROUPED),
+            vision_config=hf.CLIPVisionConfig(**VISION, **PIXELS),
+            image_grid_pinpoints=[[16, 16], [16, 32]],
+            image_token_index=IMAGE,
+        )
+    )
 
 
 @family
@@ -161,3 +186,24 @@ def qwen2_5_omni() -> PreTrainedModel:
         audio_end_token_id=106,
     )
     return hf.Qwen2_5OmniThinkerForConditionalGeneration(config)
+
+
+@family
+def voxtral() -> PreTrainedModel:
+    audio = {**VISION, "num_mel_bins": 16, "max_source_positions": 20}
+    text = {"model_type": "llama", **GROUPED}
+    return hf.VoxtralForConditionalGeneration(
+        hf.VoxtralConfig(audio_config=audio, text_config=text, audio_token_id=AUDIO)
+    )
+
+
+@family
+def florence2() -> PreTrainedModel:
+    stages = {"depths": [1, 1], "embed_dim": [32, 64], "num_heads": [2, 4], "num_groups": [2, 4], "window_size": 4}
+    patches = {"patch_size": [7, 3], "patch_stride": [4, 2], "patch_padding": [3, 1], "patch_prenorm": [False, True]}
+    text = {**WORDS, "d_model": 64, **ENCODER, **DECODER}
+    return hf.Florence2ForConditionalGeneration(
+        hf.Florence2Config(
+            text_config=text, vision_config={**stages, **patches, "projection_dim": 64}, image_token_id=IMAGE
+        )
+    )

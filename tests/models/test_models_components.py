@@ -12,6 +12,7 @@ PAIR = "image.encoder/2 image.connector text.embedding text.encoder/2 text.conne
 SPOKEN = "text.embedding image.encoder/2 image.connector decoder/2 head"
 EXPECTED = {  # in the order of the flow; with the number of blocks
     "llava": SPOKEN,
+    "llava_next": SPOKEN,
     "llava_onevision": SPOKEN,
     "qwen2_vl": SPOKEN,
     "qwen2_5_vl": SPOKEN,
@@ -34,6 +35,8 @@ EXPECTED = {  # in the order of the flow; with the number of blocks
     "blip_caption": "image.encoder/2 text.embedding decoder/2 head",
     "blip2": "image.encoder/2 image.connector/2 text.embedding decoder/2 head",
     "instructblip": "image.encoder/2 text.embedding fusion/2 connector text.embedding_2 fusion_2/2 decoder/2 head",
+    "voxtral": "text.embedding audio.encoder/2 audio.connector decoder/2 head",
+    "florence2": "text.embedding image.encoder/2 image.connector fusion/2 decoder/2 head",
     "whisper": "audio.encoder/2 text.embedding decoder/2 head",
     "wav2vec2": "audio.encoder/4 head",
     "speecht5_recognise": "audio.encoder/4 text.embedding decoder/2 head",

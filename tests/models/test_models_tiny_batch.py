@@ -22,6 +22,8 @@ EXPECTED: dict[str, tuple[set[str], dict[str, int] | None]] = {
     "blip2": ({"image", "text"}, {"text": 9, "image": 6}),
     "instructblip": ({"image", "text"}, {"text": 9, "image": 6}),
     "llava": ({"image", "text"}, {"text": 9, "image": 16}),
+    # a base view of 16, and two tiles of 16 side by side whose 4 rows end with a newline
+    "llava_next": ({"image", "text"}, {"text": 9, "image": 36}),
     # a base view of 16, and a tile of 4 rows of 4 that each end with a newline; two frames pooled to 4, and a newline
     "llava_onevision": ({"image", "video", "text"}, {"text": 9, "image": 36, "video": 9}),
     # one id opens and one closes each picture, and they count as text
@@ -35,6 +37,8 @@ EXPECTED: dict[str, tuple[set[str], dict[str, int] | None]] = {
     "paligemma": ({"image", "text"}, {"text": 9, "image": 16}),
     "internvl": ({"image", "text"}, {"text": 9, "image": 4}),
     "gemma3": ({"image", "text"}, {"text": 9, "image": 4}),
+    "voxtral": ({"audio", "text"}, {"text": 9, "audio": 10}),
+    "florence2": ({"image", "text"}, {"text": 9, "image": 17}),
     "whisper": ({"audio", "text"}, {"text": 9}),
     "wav2vec2": ({"audio"}, None),
     "speecht5_recognise": ({"audio", "text"}, {"text": 9}),
