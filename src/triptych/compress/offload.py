@@ -35,9 +35,8 @@ class Offload(TorchDispatchMode):
         super().__init__()
         self.folder, self.limit, self.written = folder, limit, 0
         self._home = getcurrent()  # what is made here is the driver's, not a sample's
-        self._held: OrderedDict[int, tuple[StorageWeakRef, int]] = (
-            OrderedDict()
-        )  # in memory, those touched last at the end
+        # Storages by address, and their bytes; those in memory with the one touched last at the end.
+        self._held: OrderedDict[int, tuple[StorageWeakRef, int]] = OrderedDict()
         self._away: dict[int, tuple[StorageWeakRef, int]] = {}
         self._bytes = 0  # of what is held
 

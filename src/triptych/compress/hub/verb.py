@@ -39,6 +39,8 @@ def compress_folder(request: HubRequest, *, command: str, dry_run: bool = False)
 
     Raises:
         ContractBroken: a promise was asked for and is not kept; the folder and its report are written all the same.
+        ArtifactError: another process is at `out`, or something else stands there.
+        Stopped: memory or disk do not suffice; the same call goes on at the block it was in.
     """
     began = time.monotonic()
     return_memory()
