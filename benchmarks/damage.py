@@ -204,13 +204,13 @@ def trials(whole: Path, kinds: dict[str, Damage], count: int, meet: Callable[[Pa
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Outcomes by kind, and what was said where a damage was not refused by name."""
+    """Outcomes by kind, and what was said where a damage was refused, but not by name, or ended in a traceback."""
     kinds = {t["kind"]: dict(Counter(o["outcome"] for o in found if o["kind"] == t["kind"])) for t in found}
     return {
         "trials": len(found),
         "outcomes": dict(Counter(t["outcome"] for t in found)),
         "kinds": kinds,
-        "others": [t for t in found if t["outcome"] != "refused by name"],
+        "others": [t for t in found if t["outcome"] in {"refused", "crashed"}],
     }
 
 
