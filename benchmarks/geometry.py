@@ -72,14 +72,23 @@ def smolvlm_256m(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     return write(folder, Idefics3ForConditionalGeneration, config, dtype)
 
 
-def qwen2_vl(folder: Path, width: int, mlp: int, heads: int, kv_heads: int, dtype: torch.dtype, **text: object) -> Path:
-    """Qwen2-VL: the 32-layer vision tower all sizes share, and a decoder of 28 layers."""
+def qwen2_vl(
+    folder: Path,
+    width: int,
+    mlp: int,
+    heads: int,
+    kv_heads: int,
+    dtype: torch.dtype,
+    depth: tuple[int, int] = (32, 28),
+    **text: object,
+) -> Path:
+    """Qwen2-VL: the 32-layer vision tower all sizes share, and a decoder of 28 layers, or as many as `depth` says of each."""
     config = Qwen2VLConfig(
-        vision_config={"depth": 32, "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "hidden_size": width},
+        vision_config={"depth": depth[0], "embed_dim": 1280, "num_heads": 16, "mlp_ratio": 4, "hidden_size": width},
         text_config={
             "hidden_size": width,
             "intermediate_size": mlp,
-            "num_hidden_layers": 28,
+            "num_hidden_layers": depth[1],
             "num_attention_heads": heads,
             "num_key_value_heads": kv_heads,
             "rope_parameters": {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
@@ -100,13 +109,24 @@ def qwen2_vl_7b(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
     return qwen2_vl(folder, 3584, 18_944, 28, 4, dtype, vocab_size=152_064, tie_word_embeddings=False)
 
 
+def qwen2_vl_2b_short(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Qwen2-VL-2B with 4 layers in each stack: widths and vocabulary, which memory depends on, are as they were."""
+    return qwen2_vl(folder, 1536, 8960, 12, 2, dtype, (4, 4), vocab_size=151_936, tie_word_embeddings=True)
+
+
+def qwen2_vl_7b_short(folder: Path, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """Qwen2-VL-7B with 2 layers in each stack."""
+    return qwen2_vl(folder, 3584, 18_944, 28, 4, dtype, (2, 2), vocab_size=152_064, tie_word_embeddings=False)
+
+
 def vit_b32(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """ViT-B/32 at 224 px with 1,000 classes."""
     return write(folder, ViTForImageClassification, ViTConfig(patch_size=32, num_labels=1000), dtype)
 
 
 MODELS: dict[str, Callable[..., Path]] = {
-    f.__name__: f for f in (smollm_135m, smolvlm_256m, qwen2_vl_2b, qwen2_vl_7b, vit_b32)
+    f.__name__: f
+    for f in (smollm_135m, smolvlm_256m, qwen2_vl_2b, qwen2_vl_7b, qwen2_vl_2b_short, qwen2_vl_7b_short, vit_b32)
 }
 
 

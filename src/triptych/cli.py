@@ -148,9 +148,7 @@ def compress(
         int, typer.Option(help="Hugging Face folders: further rows on which the two models are compared.")
     ] = 32,
     length: Annotated[int | None, typer.Option(help="Hugging Face folders: most tokens of text in a row.")] = None,
-    memory: Annotated[
-        str | None, typer.Option(help="Hugging Face folders: most memory to be resident (3GB), libraries included.")
-    ] = None,
+    memory: Annotated[str | None, typer.Option(help="Hugging Face folders: most memory to be resident (3GB).")] = None,
     steps: Annotated[int, typer.Option(help="Steps of distillation that heal a narrowed model.")] = 400,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     seed: Annotated[int, typer.Option(help="Of calibration rows and recovery.")] = 0,
