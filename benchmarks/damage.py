@@ -27,7 +27,7 @@ from benchmarks import record
 from benchmarks.kills import make_model
 from triptych import artifact, console
 from triptych.compress.hub import write
-from triptych.compress.hub.prepare import HubRequest
+from triptych.compress.hub.request import HubRequest
 from triptych.compress.hub.verb import compress_folder
 from triptych.errors import TriptychError
 from triptych.models.folder import open_folder

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from benchmarks import odd_one_out, record
 from triptych import artifact, console
-from triptych.compress.hub.prepare import HubRequest, prepare
-from triptych.compress.hub.verb import compress_folder, identity, run_driver, work_folder
+from triptych.compress.hub.prepare import prepare
+from triptych.compress.hub.request import HubRequest, work_folder
+from triptych.compress.hub.verb import compress_folder, identity, run_driver
 from triptych.compress.journal import Journal
 from triptych.compress.passes import State, Surroundings, quantise
 from triptych.compress.plan import Quantise

@@ -26,8 +26,8 @@ import torch
 from benchmarks import record
 from triptych import console
 from triptych.compress import driver
-from triptych.compress.hub.prepare import HubRequest
-from triptych.compress.hub.verb import compress_folder, work_folder
+from triptych.compress.hub.request import HubRequest, work_folder
+from triptych.compress.hub.verb import compress_folder
 from triptych.models.tiny_batch import tiny_batch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

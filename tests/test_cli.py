@@ -49,6 +49,23 @@ def test_the_surface_is_what_it_was(run):
     assert flags == set(VERBS)
 
 
+def test_the_help_of_compress_teaches_what_folders_can_have(run):
+    code, out, _ = run("compress", "--help")
+    assert code == 0
+    words = " ".join(out.split())
+    for option in ("--size", "--method", "--migrate", "--modality-weights", "--kv-cache", "--recover", "--keep"):
+        assert f"{option} <" in words or f"{option} " in words
+    for word in (
+        "gptaq",
+        "autoround",
+        "<awq|smooth|both>",
+        "<fp8|int8>",
+        "decoder=f8",
+        "every layer is given the bits",
+    ):
+        assert word in words
+
+
 def test_check_prints_the_kinds_and_the_counts(run, tiny_data):
     code, out, _ = run("check", tiny_data)
     assert code == 0
@@ -112,6 +129,7 @@ def test_inspect_evaluate_predict_verify_and_export_work_on_a_trained_model(run,
         (["frobnicate"], "No such command"),
         (["train"], "Missing argument"),
         (["check", "x", "--sharply"], "No such option"),
+        (["compress", "x", "--data", "y", "--migrate", "sideways"], "'sideways' is not one of"),
     ],
 )
 def test_wrong_usage_is_one_message_and_exit_code_2(run, words, message):

@@ -4,12 +4,12 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from triptych import console
-from triptych.errors import Stopped, TriptychError
+from triptych.errors import InputError, Stopped, TriptychError
 
 INTERRUPTED = 130  # what the parser makes of Ctrl-C
 
@@ -109,46 +109,82 @@ def inspect(
     console.emit(description)
 
 
+# Of `compress`; all but the first three are for Hugging Face folders alone.
+Size = Annotated[
+    str | None,
+    typer.Option(
+        help="Bytes on disk: a share of the original (25%) or an amount (40MB). Of a Hugging Face folder those of its "
+        "tensors: every layer is given the bits that serve best, except in components that are named."
+    ),
+]
+Keep = Annotated[
+    str | None,
+    typer.Option(
+        help="Least share of quality to keep, as a lower 95 % bound (98%; no promise for a Hugging Face folder)."
+    ),
+]
+KeepModality = Annotated[str | None, typer.Option(help="The same for what each modality contributes (95%; likewise).")]
+Parts = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Hugging Face folders: NAME=SCHEME, such as image.encoder=w8a8t, decoder=w4g64, decoder=f8 (FP8) or '*=w8'."
+    ),
+]
+Method = Annotated[
+    str, typer.Option(help="Hugging Face folders: how codes are chosen (gptq, gptaq, descent, autoround, hqq, rtn).")
+]
+Migrate = Annotated[
+    Literal["awq", "smooth", "both"] | None,
+    typer.Option(
+        help="Hugging Face folders: move outliers into the norms before rounding: awq where weights alone are "
+        "rounded, smooth where inputs are too (a8t), both."
+    ),
+]
+ModalityWeights = Annotated[
+    Literal["auto"] | None,
+    typer.Option(
+        help="Hugging Face folders: auto tries how much a token of each modality should count, and keeps what answers "
+        "held-out samples best."
+    ),
+]
+KvCache = Annotated[
+    Literal["fp8", "int8"] | None,
+    typer.Option(help="Hugging Face folders: store scales for a cache of keys and values in eight bits."),
+]
+Recover = Annotated[
+    bool,
+    typer.Option(
+        "--recover", help="Hugging Face folders: train the rounded weights afterwards, the whole model in memory."
+    ),
+]
+Rows = Annotated[int, typer.Option(help="Hugging Face folders: rows to calibrate with.")]
+Check = Annotated[int, typer.Option(help="Hugging Face folders: further rows on which the two models are compared.")]
+Length = Annotated[int | None, typer.Option(help="Hugging Face folders: most tokens of text in a row.")]
+Memory = Annotated[str | None, typer.Option(help="Hugging Face folders: most memory to be resident (3GB).")]
+
+
 @app.command()
 def compress(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     data: Data,
     out: Out = Path("runs/compressed"),
-    size: Annotated[
-        str | None, typer.Option(help="Bytes on disk: a share of the original (25%) or an amount (40MB).")
-    ] = None,
+    size: Size = None,
     latency: Annotated[
         str | None, typer.Option(help="One sample: a share of the original in PyTorch (40%) or an amount (5ms).")
     ] = None,
-    keep: Annotated[
-        str | None,
-        typer.Option(
-            help="Least share of quality to keep, as a lower 95 % bound (98%; no promise for a Hugging Face folder)."
-        ),
-    ] = None,
-    keep_modality: Annotated[
-        str | None, typer.Option(help="The same for what each modality contributes (95%; likewise).")
-    ] = None,
+    keep: Keep = None,
+    keep_modality: KeepModality = None,
     plan: Annotated[Path | None, typer.Option(help="Carry out this plan instead of searching for one.")] = None,
-    component: Annotated[
-        list[str] | None,
-        typer.Option(help="Hugging Face folders: NAME=SCHEME, such as image.encoder=w8a8t or decoder=w4g64 or '*=w8'."),
-    ] = None,
-    method: Annotated[
-        str, typer.Option(help="Hugging Face folders: how codes are chosen (gptq, gptaq, rtn, ...).")
-    ] = "gptq",
-    recover: Annotated[
-        bool,
-        typer.Option(
-            "--recover", help="Hugging Face folders: train the rounded weights afterwards, the whole model in memory."
-        ),
-    ] = False,
-    rows: Annotated[int, typer.Option(help="Hugging Face folders: rows to calibrate with.")] = 128,
-    check: Annotated[
-        int, typer.Option(help="Hugging Face folders: further rows on which the two models are compared.")
-    ] = 32,
-    length: Annotated[int | None, typer.Option(help="Hugging Face folders: most tokens of text in a row.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Hugging Face folders: most memory to be resident (3GB).")] = None,
+    component: Parts = None,
+    method: Method = "gptq",
+    migrate: Migrate = None,
+    modality_weights: ModalityWeights = None,
+    kv_cache: KvCache = None,
+    recover: Recover = False,
+    rows: Rows = 128,
+    check: Check = 32,
+    length: Length = None,
+    memory: Memory = None,
     steps: Annotated[int, typer.Option(help="Steps of distillation that heal a narrowed model.")] = 400,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     seed: Annotated[int, typer.Option(help="Of calibration rows and recovery.")] = 0,
@@ -170,9 +206,11 @@ def compress(
         request = Request(model=model, data=data, out=out, steps=steps, seed=seed, **given)
         console.emit(carry_out(request, command=_command(), dry_run=dry_run))
         return
-    from triptych.compress.hub.prepare import HubRequest, read_bytes, read_components, read_share
+    from triptych.compress.hub.request import HubRequest, read_bytes, read_components, read_share
     from triptych.compress.hub.verb import compress_folder
 
+    if latency is not None:
+        raise InputError("--latency is for models that Triptych trained; a folder is fitted to bytes.", "Give --size.")
     wanted = HubRequest(
         model=model,
         data=data,
@@ -180,10 +218,14 @@ def compress(
         components=read_components(component or []),
         plan=plan,
         method=method,
+        migrate=migrate,
+        modality_weights=modality_weights,
+        kv_cache=kv_cache,
         recover=recover,
         rows=rows,
         check=check,
         length=length,
+        size=size,
         keep=read_share(keep),
         keep_modality=read_share(keep_modality),
         seed=seed,

@@ -20,7 +20,9 @@ ROOMS: dict[Kind, tuple[str, ...]] = {
     "encoder": ("triptych.encoders",),
     "fusion": ("triptych.fusion",),
     "task": ("triptych.tasks",),
-    "quantizer": tuple(f"triptych.compress.quantize.{name}" for name in ("rtn", "gptq", "gptaq", "descent", "hqq")),
+    "quantizer": tuple(
+        f"triptych.compress.quantize.{name}" for name in ("rtn", "gptq", "gptaq", "descent", "hqq", "float8")
+    ),
     "importance": ("triptych.compress.prune",),
     "distillation": ("triptych.compress.distill",),
     "engine": ("triptych.engines.torch", "triptych.engines.openvino"),

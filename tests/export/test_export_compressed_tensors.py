@@ -5,7 +5,6 @@ import os
 import pickle
 import re
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from families import FAMILIES
+from triptych.compress.quantize import float8
 from triptych.compress.quantize.activation import Range
 from triptych.compress.quantize.grid import Grid
 from triptych.compress.quantize.layers import LayerScheme, QuantizedWeight, apply
@@ -37,15 +37,9 @@ GRIDS = [
 ]
 
 
-@dataclass
-class Float8:
-    values: torch.Tensor
-    scale: torch.Tensor
-
-
-def float8(weight):
-    scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-9) / 448
-    return Float8((weight / scale).to(torch.float8_e4m3fn), scale)
+def fp8(weight):
+    scheme = LayerScheme(weight=float8.GRID, method="float8")
+    return QuantizedWeight(float8.quantize(weight.detach(), None), tuple(weight.shape), scheme)
 
 
 def item_of(grid, rows=5, columns=21, activation=None):
@@ -113,7 +107,7 @@ def test_names_types_and_shapes():
     span = Range(low=-0.7, high=2.3)
     assert float(rounded["input_scale"]) == span.scale
     assert int(rounded["input_zero_point"]) == span.zero - 128
-    floats = tensors("a.weight", float8(torch.randn(4, 6)))
+    floats = tensors("a.weight", fp8(torch.randn(4, 6)))
     assert floats["a.weight"].dtype == torch.float8_e4m3fn
     assert floats["a.weight_scale"].shape == (4, 1)
 
@@ -390,8 +384,8 @@ PLANS = {
 def rounded(weight, plan, plain):
     """A weight rounded as a plan says, how it is stored, and what it stands for."""
     if plan == "fp8":
-        item = float8(weight)
-        return item, stored(item), item.values.float() * item.scale
+        item = fp8(weight)
+        return item, stored(item), item.restored()
     grid = PLANS.get(plan) or Grid(bits=4, group=32, symmetric=False)
     grid = grid.model_copy(update={"group": group_for(weight.shape[1], grid.group)})
     a8 = plan == "w8a8"

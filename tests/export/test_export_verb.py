@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import tiny_folders
 from families import FAMILIES
 from triptych import artifact
-from triptych.compress.hub.prepare import HubRequest
+from triptych.compress.hub.request import HubRequest
 from triptych.compress.hub.verb import compress_folder
 from triptych.engines.generate import generate
 from triptych.errors import InputError

@@ -16,6 +16,8 @@ DENSE = "fp32"
 # by the bytes of their weights. Heads and tables are a small share of the work and answer at once for what they lose.
 BY_ROLE = {"encoder": "w8a8t", "connector": "w8a8t", "fusion": "w8a8t", "decoder": "w4g64", "head": DENSE}
 
+LADDER = ("w2g64", "w2g32", "w3g64", "w4g64", "w5g64", "w6g64")  # below eight bits
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -78,6 +80,14 @@ def choose(
     return choice
 
 
+def ladder(part: Component, wanted: Mapping[str, str]) -> tuple[str, ...]:
+    """The words that a budget may choose from for a component: its own, where one is wanted, else every width."""
+    if any(fnmatchcase(part.name, pattern) for pattern in wanted):
+        return (_word(part, wanted),)
+    own = BY_ROLE.get(part.role, DENSE)
+    return (*LADDER, own if own.startswith("w8") else "w8", DENSE)
+
+
 def _check(wanted: Mapping[str, str], parts: Sequence[Component]) -> None:
     for pattern, word in wanted.items():
         if not any(fnmatchcase(part.name, pattern) for part in parts):
@@ -86,7 +96,7 @@ def _check(wanted: Mapping[str, str], parts: Sequence[Component]) -> None:
                 f"The components are: {', '.join(part.name for part in parts)}.",
             )
         if word != DENSE and not SCHEME.fullmatch(word):
-            raise InputError(f"{pattern}: {word!r} is not a scheme.", "Write fp32, w8a8t, w8, w4g64 and the like.")
+            raise InputError(f"{pattern}: {word!r} is not a scheme.", "Write fp32, w8a8t, w8, w4g64, f8 and the like.")
 
 
 def _word(part: Component, wanted: Mapping[str, str]) -> str:

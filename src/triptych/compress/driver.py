@@ -7,7 +7,7 @@ activations, one group of weights and what belongs to the small parts of the mod
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from triptych.compress import blockwise
 from triptych.compress.journal import Finished, Journal
 from triptych.compress.lockstep import Call, Stop, lockstep
+from triptych.compress.migration import Migration, fold, migrate
+from triptych.compress.quantize import float8
 from triptych.compress.quantize.activation import per_token
 from triptych.compress.quantize.gptq import Factor, factorise
 from triptych.compress.quantize.grid import Codes, join
@@ -27,7 +29,7 @@ from triptych.models.stream import Stream
 from triptych.models.tiny_batch import ModelBatch
 from triptych.registry import find
 
-WITHOUT_DATA = {"rtn", "hqq"}  # methods that are given no second moments here
+WITHOUT_DATA = {"rtn", "hqq", "float8"}  # methods that are given no second moments here
 SAMPLED = 128  # rows of a weight, and twice as many inputs at most, on which its SQNR is measured
 TOGETHER = 1 << 23  # numbers of weights that are rounded at a time: some matrices of that size are in memory then
 
@@ -43,6 +45,7 @@ class Work:
         drift: round against the inputs of the uncompressed model too (for gptaq); a second forward pass.
         modality_weights: share of each modality's tokens in the second moments; 1 where it is not named.
         seed: of what a method draws.
+        migration: scales that move from weights to norms before rounding.
     """
 
     schemes: Mapping[str, LayerScheme]
@@ -51,6 +54,7 @@ class Work:
     drift: bool = False
     modality_weights: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
+    migration: Migration | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def drive(
     blocks = {name: stream.model.get_submodule(name) for name in learned}
     stops = lockstep(stream.model, batches, modules, list(at), blocks)
     clean_stops = lockstep(stream.model, batches, modules, list(at)) if work.drift else iter(())
-    unfinished: dict[str, Finished] = {}
+    unfinished, folded = dict[str, Finished](), dict[str, Tensor]()
     stop, clean = next(stops, None), next(clean_stops, None)
     while stop is not None:
         group = at[stop.name]
@@ -123,6 +127,8 @@ def drive(
             watch(group, stop)
         done = group.block in journal
         current = journal.read(group.block) if done else unfinished.setdefault(group.block, Finished(group.block, {}))
+        _migrate_group(stream, group, stop, clean, work, batches, current)
+        folded |= current.dense
         if not done and not current.notes.keys() >= set(group.names):
             if group.block in learned:
                 _round_block(stream, group, stop, work, batches, current)
@@ -138,6 +144,7 @@ def drive(
             yield current
         with stream.pinned({n: current.quantized[n].restored() for n in group.names if not stream.in_parts(n)}):
             stop = next(stops, None)
+    fold(stream.model, folded)
     silent = [group.block for group in order if group.block not in journal]
     if silent:
         raise InputError(
@@ -146,13 +153,22 @@ def drive(
         )
 
 
+def undo(stream: Stream, names: Iterable[str]) -> None:
+    """Make a stream run with the original weights again, after a trial without migration."""
+    for name in names:
+        stream.restore(name)
+        hooks = stream.streamed[name]._forward_pre_hooks
+        for key in [key for key, hook in hooks.items() if isinstance(hook, RoundTokens)]:
+            del hooks[key]
+
+
 def _go_on_with(
     stream: Stream, name: str, scheme: LayerScheme, journal: Journal, unfinished: Mapping[str, Finished]
 ) -> None:
     """From here on the model runs with what the codes stand for: from memory until the block is journalled."""
     module = stream.streamed[name]
     if scheme.per_token and not any(isinstance(hook, RoundTokens) for hook in module._forward_pre_hooks.values()):
-        module.register_forward_pre_hook(RoundTokens())
+        module.register_forward_pre_hook(RoundTokens(rounding_of(scheme)))
 
     def restored(rows: slice) -> Tensor:
         held = (block.quantized[name] for block in unfinished.values() if name in block.quantized)
@@ -160,6 +176,24 @@ def _go_on_with(
         return item.codes.rows(rows).dequantize()
 
     stream.replace(name, restored)
+
+
+def _migrate_group(
+    stream: Stream,
+    group: Group,
+    stop: Stop,
+    clean: Stop | None,
+    work: Work,
+    batches: Sequence[ModelBatch],
+    into: Finished,
+) -> None:
+    """Move scales between a group's weights and the norm before it, where that is asked for and possible."""
+    schemes = {name: work.schemes[name] for name in group.names}
+    norm = None if work.migration is None else work.migration.norm_of(schemes)
+    if norm is None:
+        return
+    stops = (stop,) if clean is None or clean.name != stop.name else (stop, clean)
+    migrate(stream, norm, schemes, stops, lambda: second_moment(stop, group, work, batches)[0], into)
 
 
 def _round_block(
@@ -171,7 +205,7 @@ def _round_block(
         return
 
     def moment(layer: str, inputs: Mapping[int, Tensor]) -> Tensor:
-        return _moment(Stop(layer, inputs), Group(group.block, (f"{layer}.weight",)), work, batches)[0]
+        return second_moment(Stop(layer, inputs), Group(group.block, (f"{layer}.weight",)), work, batches)[0]
 
     start = len(group.block) + 1
     grids = {n[start:].removesuffix(".weight"): s.weight for n, s in here.items() if s.weight is not None}
@@ -184,9 +218,17 @@ def _round_block(
 class RoundTokens:
     """Forward pre-hook that rounds each token of a layer's input to eight bits."""
 
+    def __init__(self, rounding: Callable[[Tensor], Tensor]) -> None:
+        self.rounding = rounding
+
     def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:  # noqa: ARG002
         """The inputs with the first one rounded."""
-        return (per_token(inputs[0]), *inputs[1:])
+        return (self.rounding(inputs[0]), *inputs[1:])
+
+
+def rounding_of(scheme: LayerScheme) -> Callable[[Tensor], Tensor]:
+    """What is done to the tokens of a layer whose inputs are rounded: integers, or FP8 where the weight is."""
+    return float8.per_token if scheme.weight is not None and scheme.weight.number == "float" else per_token
 
 
 def _round_group(
@@ -205,7 +247,7 @@ def _round_group(
     drift, tokens = None if clean is None else _drift(stop, clean, work, batches), dict[str, int]()
     try:
         if methods:
-            moment, tokens = _moment(stop, group, work, batches)
+            moment, tokens = second_moment(stop, group, work, batches)
         if methods == {"gptq"} and isinstance(moment, Tensor):  # factored once, for all rows
             moment = factorise(moment, stream.model_shape(group.names[0]), overwrite=True)
         for scheme, names in schemes.items():
@@ -222,7 +264,7 @@ def _round_group(
     except (InputError, NumericsError) as error:
         raise type(error)(f"{group.names[0]}: {error.what}", error.next) from error
     del moment
-    inputs = _sampled(stop, work, batches)
+    inputs = some_inputs(stop, work, batches)
     for name in group.names:
         codes = into.quantized[name].codes
         sqnr = round(_sqnr_db(stream, name, codes, inputs), 2)
@@ -253,7 +295,7 @@ def _some_rows(stream: Stream, names: Sequence[str]) -> Iterator[tuple[dict[str,
             yield {name: len(part)}, part
 
 
-def _sampled(stop: Stop, work: Work, batches: Sequence[ModelBatch]) -> Float[Tensor, "tokens columns"]:
+def some_inputs(stop: Stop, work: Work, batches: Sequence[ModelBatch]) -> Float[Tensor, "tokens columns"]:
     """Some evenly spaced inputs of the calibration set."""
     found = [rows for number, x in stop.inputs.items() for _, rows in _by_modality(x, batches[number], work)]
     step = max(1, sum(map(len, found)) // SAMPLED)
@@ -268,7 +310,7 @@ def _sqnr_db(stream: Stream, name: str, codes: Codes, inputs: Float[Tensor, "tok
     return -10 * math.log10(max(float(noise / signal), 1e-30)) if signal > 0 else 300.0
 
 
-def _moment(
+def second_moment(
     stop: Stop, group: Group, work: Work, batches: Sequence[ModelBatch]
 ) -> tuple[Float[Tensor, "columns columns"], dict[str, int]]:
     """E[x x'] of the group's inputs, each modality's tokens with its weight; and how many tokens of each there were."""
@@ -349,7 +391,7 @@ def _panels(columns: int) -> Iterator[tuple[int, int]]:
 def _drift(
     stop: Stop, clean: Stop, work: Work, batches: Sequence[ModelBatch]
 ) -> Float[Tensor, "columns columns"] | None:
-    """E[(x - x^) x^'] with x of the uncompressed model and x^ of this one; tokens and their weights as in `_moment`.
+    """E[(x - x^) x^'] with x of the uncompressed model and x^ of this one; tokens and their weights as in `second_moment`.
 
     None where the two never meet: a router may send a sample's tokens elsewhere once the layers before it are rounded.
     """

@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, field_validator, model_validator
 
+from triptych.compress.quantize.float8 import GRID
 from triptych.compress.quantize.grid import Grid
 from triptych.compress.quantize.layers import LayerScheme
 from triptych.errors import InputError
@@ -26,7 +27,9 @@ from triptych.recipe import parse
 from triptych.structure import Settings
 from triptych.train.settings import OptimizerSettings, ScheduleSettings, TrainSettings
 
-SCHEME = re.compile(r"w(?P<bits>[2-8])(?:g(?P<group>\d+))?(?P<zero>z)?(?:a(?P<activation>8)(?P<token>t)?)?")
+SCHEME = re.compile(
+    r"(?:w(?P<bits>[2-8])(?:g(?P<group>\d+))?(?P<zero>z)?(?:a(?P<activation>8)(?P<token>t)?)?|f8(?P<float>a8t)?)"
+)
 
 
 class Prune(Settings):
@@ -88,13 +91,19 @@ class Quantise(Settings):
 
     `w4g32` is 4 bits with one scale for 32 neighbouring columns; without `g` one scale a row. `z` adds zero points. `a8` rounds
     the layer's input to 8 bits too, so that integer kernels run: to one range that calibration found, or with `a8t` to a range
-    of each token's own.
+    of each token's own. `f8` and `f8a8t` are the same in FP8, one scale a row, for Hugging Face folders.
     """
 
     do: Literal["quantise"] = "quantise"
     method: str = "gptq"
     rows: int = Field(512, ge=1, description="calibration rows")
     range: Literal["minmax", "percentile", "mse"] = "mse"
+    migrate: Literal["awq", "smooth", "both"] | None = Field(
+        None, description="scales that move from weights to norms first, of models that were not built here"
+    )
+    modality_weights: dict[str, float] = Field(
+        {}, description="what a token of each modality counts in calibration; 1 where it is not named; likewise"
+    )
     layers: dict[str, str] = {}
     components: dict[str, str] = Field(
         {}, description="by component name or pattern, of models that were not built here"
@@ -136,6 +145,9 @@ def scheme(text: str, method: str) -> LayerScheme:
     match = SCHEME.fullmatch(text)
     if text == "fp32" or match is None:
         return LayerScheme(weight=None, activation=None, method=method)
+    if match["bits"] is None:
+        rounded = bool(match["float"])
+        return LayerScheme(weight=GRID, activation=8 if rounded else None, per_token=rounded, method="float8")
     group = int(match["group"]) if match["group"] else None
     grid = Grid(bits=int(match["bits"]), group=group, symmetric=not match["zero"])
     return LayerScheme(
@@ -148,6 +160,8 @@ def word(scheme: LayerScheme) -> str:
     grid = scheme.weight
     if grid is None:
         return "fp32"
+    if grid.number == "float":
+        return "f8a8t" if scheme.activation else "f8"
     group, zero = f"g{grid.group}" if grid.group else "", "" if grid.symmetric else "z"
     return f"w{grid.bits}{group}{zero}{'a8' if scheme.activation else ''}{'t' if scheme.per_token else ''}"
 

@@ -160,7 +160,7 @@ class _Student:
         self.u: dict[str, Tensor] = {}
         self.d: dict[str, Tensor] = {}
         for name, item in quantized.items():
-            if item.scheme.activation is None:
+            if item.scheme.activation is None and item.codes.grid.number == "int":
                 self.u[name] = _start(model.get_parameter(name), item).requires_grad_()
                 self.d[name] = torch.zeros_like(item.codes.scale).requires_grad_()
         self.fixed = {name: item.restored() for name, item in quantized.items() if name not in self.u}

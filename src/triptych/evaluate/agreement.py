@@ -28,7 +28,7 @@ Run = Callable[[Mapping[str, Any]], Any]
 class Answers:
     """What a model answered to each sample under each condition: log-probabilities or vectors [positions, width]."""
 
-    found: Mapping[str, Sequence[Float[Tensor, "positions width"]]]
+    found: Mapping[str, Sequence[Float[Tensor, "_ width"]]]
     distribution: bool
 
 

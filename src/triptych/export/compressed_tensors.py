@@ -32,13 +32,14 @@ What readers demand (compressed-tensors 0.15 to 0.20 through transformers 5.23; 
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from triptych.compress.quantize.grid import Grid
 from triptych.compress.quantize.layers import QuantizedWeight
 from triptych.compress.quantize.pack import pack
 from triptych.errors import InputError
@@ -48,14 +49,6 @@ from triptych.structure import Settings
 Format = Literal["pack-quantized", "int-quantized", "float-quantized"]
 VERSION = "0.20.0"  # of compressed-tensors, whose reader the tests hold this against
 LEAST_GROUP = 16  # below, scales take more than a bit a weight
-
-
-@runtime_checkable
-class Float8Codes(Protocol):
-    """A weight rounded to eight-bit floating point: values float8_e4m3fn [rows, columns], scale [rows, 1]."""
-
-    values: Tensor
-    scale: Tensor
 
 
 class Stored(Settings):
@@ -87,9 +80,7 @@ def group_for(columns: int, wanted: int | None) -> int | None:
     return next((group for group in range(wanted, least - 1, -1) if columns % group == 0), None)
 
 
-def stored(
-    item: QuantizedWeight | Float8Codes, inputs: Literal["token"] | None = None, *, plain: bool = False
-) -> Stored:
+def stored(item: QuantizedWeight, inputs: Literal["token"] | None = None, *, plain: bool = False) -> Stored:
     """How a rounded weight is stored.
 
     Args:
@@ -101,27 +92,43 @@ def stored(
         InputError: no reader takes it: another shape than a matrix, a group that does not divide the columns, an
             eight-bit weight in groups or with zero points whose input is rounded.
     """
-    if not isinstance(item, QuantizedWeight):
-        return Stored(format="float-quantized", inputs=inputs)
-    grid, (_, columns) = item.codes.grid, item.codes.values.shape
     if len(item.shape) != 2:
         raise InputError(
             f"compressed-tensors stores matrices, not a weight of shape {tuple(item.shape)}.", "Leave it dense."
         )
+    return layout(item.codes.grid, item.shape[1], "tensor" if item.input else inputs, plain=plain)
+
+
+def layout(
+    grid: Grid, columns: int, inputs: Literal["tensor", "token"] | None = None, *, plain: bool = False
+) -> Stored:
+    """How a weight on a grid is stored; arguments and errors are those of `stored`."""
     group = None if grid.groups(columns) <= 1 else grid.width(columns)
     if group is not None and columns % group:
         raise InputError(
             f"Groups of {group} do not divide {columns} columns, which readers of compressed-tensors refuse.",
             f"Use {group_for(columns, group) or 'one scale a row (group: null)'} there; see `group_for`.",
         )
-    kind = "tensor" if item.input else inputs
-    if kind and (group is not None or not grid.symmetric):
+    if inputs and (group is not None or not grid.symmetric):
         raise InputError(
             "An eight-bit input needs a symmetric weight with one scale a row.", "Set group: null, symmetric: true."
         )
-    plain |= grid.bits == 8 and (kind is not None or not grid.symmetric)  # see `caution` for the second
-    layout: Format = "int-quantized" if plain else "pack-quantized"
-    return Stored(format=layout, bits=grid.bits, group=group, symmetric=grid.symmetric, inputs=kind)
+    if grid.number == "float":
+        return Stored(format="float-quantized", inputs=inputs)
+    plain |= grid.bits == 8 and (inputs is not None or not grid.symmetric)  # see `caution` for the second
+    kind: Format = "int-quantized" if plain else "pack-quantized"
+    return Stored(format=kind, bits=grid.bits, group=group, symmetric=grid.symmetric, inputs=inputs)
+
+
+def stored_bytes(shape: Sequence[int], entry: Stored) -> int:
+    """Bytes of all tensors of a weight that is stored so; its scales take two bytes each."""
+    rows, columns = shape
+    groups = 1 if entry.group is None else columns // entry.group
+    found = 2 * rows * groups + (5 if entry.inputs == "tensor" else 0)
+    if entry.format != "pack-quantized":
+        return found + rows * columns + (0 if entry.symmetric else rows * groups)
+    zeros = 0 if entry.symmetric else groups * -(-rows * entry.bits // 32)
+    return found + 4 * (rows * -(-columns * entry.bits // 32) + zeros) + 16
 
 
 def caution(entry: Stored) -> str | None:
@@ -136,7 +143,7 @@ def caution(entry: Stored) -> str | None:
     )
 
 
-def tensors(name: str, item: QuantizedWeight | Float8Codes, *, format: Format | None = None) -> dict[str, Tensor]:  # noqa: A002 - the word of the specification
+def tensors(name: str, item: QuantizedWeight, *, format: Format | None = None) -> dict[str, Tensor]:  # noqa: A002 - the word of the specification
     """What is stored for one weight, by name on disk.
 
     Args:
@@ -151,14 +158,15 @@ def tensors(name: str, item: QuantizedWeight | Float8Codes, *, format: Format | 
     if attribute != "weight":
         raise InputError(f"compressed-tensors stores `weight` of a layer, not {name!r}.", "Leave it dense.")
     entry = stored(item)
-    layout = format or entry.format
+    kind = format or entry.format
     prefix = f"{layer}." if layer else ""
-    if not isinstance(item, QuantizedWeight):
-        _fits(name, layout, ("float-quantized",))
-        return {f"{prefix}weight": item.values.contiguous(), f"{prefix}weight_scale": narrow(item.scale)}
+    if item.codes.grid.number == "float":
+        _fits(name, kind, ("float-quantized",))
+        values = item.codes.values.view(torch.float8_e4m3fn)
+        return {f"{prefix}weight": values.contiguous(), f"{prefix}weight_scale": narrow(item.codes.scale)}
     codes, bits = item.codes, item.codes.grid.bits
-    _fits(name, layout, ("int-quantized", "pack-quantized"))
-    packed = layout == "pack-quantized"
+    _fits(name, kind, ("int-quantized", "pack-quantized"))
+    packed = kind == "pack-quantized"
     found = {"weight_packed": pack(codes.values, bits)} if packed else {"weight": codes.values}
     if packed:
         found["weight_shape"] = torch.tensor(item.shape)
@@ -250,6 +258,6 @@ def _arguments(bits: int, number: str, symmetric: bool, strategy: str, group: in
     }
 
 
-def _fits(name: str, layout: str, possible: tuple[Format, ...]) -> None:
-    if layout not in possible:
-        raise InputError(f"{name} cannot be stored as {layout}.", f"Store it as {' or '.join(possible)}.")
+def _fits(name: str, kind: str, possible: tuple[Format, ...]) -> None:
+    if kind not in possible:
+        raise InputError(f"{name} cannot be stored as {kind}.", f"Store it as {' or '.join(possible)}.")

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 import transformers
 from accelerate import init_empty_weights
 from accelerate.utils import set_module_tensor_to_device
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter, WeightRenaming, dot_natural_key, rename_source_key
@@ -223,6 +224,14 @@ class Weights:
         """The name on disk of a parameter that is stored as it is; the model's own name elsewhere."""
         source = self.sources[name]
         return name if source.convert else source.keys[0]
+
+
+def stored_bytes(model: nn.Module, weights: Weights) -> dict[str, int]:
+    """Bytes on disk of every parameter by its first name; one stored tensor that several are made from is shared out."""
+    names = [name for name, _ in model.named_parameters() if name in weights.sources]
+    keys = {name: weights.sources[name].keys for name in names}
+    users = Counter(key for name in names for key in keys[name])
+    return {name: sum(weights.folder.entries[key].bytes // users[key] for key in keys[name]) for name in names}
 
 
 def find_weights(folder: ModelFolder, model: PreTrainedModel) -> Weights:

@@ -14,7 +14,7 @@ from triptych.compress.calibrate import calibration
 from triptych.compress.inputs.expected import accepted
 from triptych.compress.quantize.storage import to_tensors
 from triptych.models.components import Component, components, tensor_bytes
-from triptych.models.folder import Weights, find_weights, is_ours, open_folder, skeleton
+from triptych.models.folder import find_weights, is_ours, open_folder, skeleton, stored_bytes
 from triptych.models.remote import read_remote
 from triptych.models.store import Loaded, read_model
 from triptych.models.stream import RESIDENT, Stream
@@ -88,14 +88,6 @@ def describe_ours(loaded: Loaded) -> dict[str, Any]:
             for name, q in loaded.quantized.items()
         },
     }
-
-
-def stored_bytes(model: PreTrainedModel, weights: Weights) -> dict[str, int]:
-    """Bytes on disk of every parameter by its first name; one stored tensor that several are made from is shared out."""
-    names = [name for name, _ in model.named_parameters() if name in weights.sources]
-    keys = {name: weights.sources[name].keys for name in names}
-    users = Counter(key for name in names for key in keys[name])
-    return {name: sum(weights.folder.entries[key].bytes // users[key] for key in keys[name]) for name in names}
 
 
 def shapes(model: nn.Module, parts: list[Component]) -> list[dict[str, Any]]:

@@ -160,6 +160,10 @@ class Stream:
         """From here on a parameter is what `loader` returns instead of what is on disk."""
         self._loaders[name] = loader
 
+    def restore(self, name: str) -> None:
+        """From here on a parameter is again what is on disk."""
+        self._loaders.pop(name, None)
+
     def read(self, name: str) -> Tensor:
         """What a parameter is now."""
         return self._loaders[name](slice(None)) if name in self._loaders else self.weights.read(name)

@@ -18,8 +18,8 @@ from triptych import artifact, cli, console, durable
 from triptych.compress import driver, offload
 from triptych.compress.hub import prepare as preparing
 from triptych.compress.hub import verb
-from triptych.compress.hub.prepare import HubRequest, read_bytes
-from triptych.compress.hub.verb import compress_folder, work_folder
+from triptych.compress.hub.request import HubRequest, read_bytes, work_folder
+from triptych.compress.hub.verb import compress_folder
 from triptych.errors import ArtifactError, InputError, NumericsError, Stopped
 
 COMMAND = "triptych compress model --data data --out small"

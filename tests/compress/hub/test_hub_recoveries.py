@@ -11,7 +11,7 @@ from PIL import Image
 
 import tiny_folders
 from families import FAMILIES
-from triptych.compress.hub.prepare import HubRequest
+from triptych.compress.hub.request import HubRequest
 from triptych.compress.hub.verb import compress_folder
 from triptych.errors import ArtifactError, InputError
 from triptych.models.tiny_batch import tiny_batch

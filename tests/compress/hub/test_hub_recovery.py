@@ -9,8 +9,9 @@ import safetensors.torch
 import torch
 
 from triptych.compress.hub import recovery
-from triptych.compress.hub.prepare import HubRequest, prepare
-from triptych.compress.hub.verb import compress_folder, identity, run_driver, work_folder
+from triptych.compress.hub.prepare import prepare
+from triptych.compress.hub.request import HubRequest, work_folder
+from triptych.compress.hub.verb import compress_folder, identity, run_driver
 from triptych.compress.journal import Journal
 from triptych.errors import InputError
 

@@ -62,26 +62,15 @@ def forecast(ready: Prepared) -> Forecast:
     one_pass = ready.pass_seconds * len(ready.used)
     rounding = max(0.0, spent - one_pass * reached) * sum(costs.values()) / sum(costs[block] for block in blocks)
     compared = 2 * ready.pass_seconds * len(ready.held_out) * len(conditions(ready.held_out))
-    rounded = sum(_rounded_bytes(ready).values())
-    stored = {name: ready.weights.entry(name) for name in work.schemes}
-    dense = ready.folder.bytes - sum(entry.bytes for entry in stored.values() if entry is not None)
+    found = ready.sizes
+    rounded = sum(found.after[name] for name in work.schemes)
     return Forecast(
         blocks=blocks,
         minutes=(one_pass + compared + rounding) / 60,
         peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        disk_bytes=2 * rounded + dense,
-        bytes_after=rounded + dense,
+        disk_bytes=ready.folder.bytes - found.saved + rounded,
+        bytes_after=ready.folder.bytes - found.saved,
     )
-
-
-def _rounded_bytes(ready: Prepared) -> dict[str, int]:
-    """Bytes of the codes, scales and zeros of each weight that is rounded."""
-    found = {}
-    for name, scheme in ready.work.schemes.items():
-        rows, columns = ready.stream.model_shape(name)
-        assert scheme.weight is not None
-        found[name] = scheme.weight.size_bytes(rows, columns)
-    return found
 
 
 def block_costs(ready: Prepared) -> dict[str, int]:

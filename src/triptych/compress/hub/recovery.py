@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from triptych import console
-from triptych.compress.hub.prepare import HubRequest, Prepared, samples
+from triptych.compress.hub.prepare import Prepared, samples
+from triptych.compress.hub.request import HubRequest
 from triptych.compress.journal import Finished, Journal
+from triptych.compress.migration import moved
 from triptych.compress.quantize.layers import QuantizedWeight
 from triptych.compress.recover import Settings, recover
 from triptych.errors import InputError
@@ -55,7 +57,9 @@ def _learn(request: HubRequest, ready: Prepared, journal: Journal, into: Journal
     alike = sorted(rows, key=lambda batch: [tuple(x.shape) for x in batch.inputs.values() if isinstance(x, Tensor)])
     blocks = [block for part in ready.parts for block in part.blocks]
     settings = Settings(seed=request.seed)
-    found = recover(_whole(ready), start, merged(alike, TOGETHER), blocks, settings, changed)
+    model = _whole(ready)
+    moved(model, ready.stream, changed)
+    found = recover(model, start, merged(alike, TOGETHER), blocks, settings, changed)
     console.say(
         f"recovered: divergence of samples kept aside {found.before[0]:.3g} -> {found.after[0]:.3g}, "
         f"of the blocks {found.before[1]:.3g} -> {found.after[1]:.3g}"
@@ -67,7 +71,7 @@ def _learn(request: HubRequest, ready: Prepared, journal: Journal, into: Journal
             name: {**note, "notes": [*note.get("notes", ()), "recovered: the SQNR is that of before"]}
             for name, note in finished.notes.items()
         }
-        dense = found.dense if finished is done[0] else {}
+        dense = changed | found.dense if finished is done[0] else {}
         into.save(Finished(finished.block, {n: found.quantized[n] for n in finished.quantized}, dense, notes))
 
 

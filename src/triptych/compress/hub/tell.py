@@ -9,11 +9,14 @@ import torch
 from triptych import console
 from triptych.compress import plan as plans
 from triptych.compress.coverage import Coverage
-from triptych.compress.hub.prepare import HubRequest, Prepared
-from triptych.compress.hub.write import stored_bytes
+from triptych.compress.hub.prepare import Prepared
+from triptych.compress.hub.request import HubRequest
+from triptych.compress.hub.sizes import stored_as
 from triptych.compress.journal import Journal
 from triptych.evaluate.agreement import Agreement
 from triptych.export.card import card
+from triptych.export.compressed_tensors import caution
+from triptych.models.components import tensor_bytes
 from triptych.report.environment import cpu_name, versions
 
 
@@ -26,13 +29,10 @@ def build(
     command: str,
 ) -> dict[str, Any]:
     """What report.json holds: the words of the design where they apply, `agreement` where a labelled metric would stand."""
-    notes, sizes = dict[str, dict[str, Any]](), dict[str, int]()
-    for finished in journal.blocks():  # each is read and hashed, so once
+    notes = dict[str, dict[str, Any]]()
+    for finished in journal.blocks():
         notes |= finished.notes
-        sizes |= {name: stored_bytes(ready, name, item) for name, item in finished.quantized.items()}
-    before = {name: ready.weights.entry(name) for name in sizes}
-    saved = sum(entry.bytes - sizes[name] for name, entry in before.items() if entry is not None)
-    after = ready.folder.bytes - saved
+    after = ready.folder.bytes - ready.sizes.saved
     return {
         "schema": 1,
         "before": {"bytes": ready.folder.bytes},
@@ -40,13 +40,15 @@ def build(
         "ratio": {"bytes": ready.folder.bytes / after},
         "contract": judge(request, agreement),
         "agreement": None if agreement is None else _agreement(agreement),
-        "components": component_rows(ready, sizes, notes),
+        "components": component_rows(ready, notes),
         "layers": {
             name: {"scheme": plans.word(ready.work.schemes[name]), "method": ready.work.schemes[name].method, **note}
             for name, note in notes.items()
         },
         "dense": ready.choice.dense,
         "recovered_from": recoveries(ready, notes),
+        "plan": None if ready.plan is None else {"why": ready.plan.why, "predicted": ready.plan.predicted},
+        "modality_weights": dict(ready.work.modality_weights),
         "coverage": [{"component": c.component, "samples": c.samples, "tokens": c.tokens} for c in covered],
         "environment": {"cpu": cpu_name(), "threads": torch.get_num_threads(), "versions": versions()},
         "data": {
@@ -100,6 +102,17 @@ def judge(request: HubRequest, agreement: Agreement | None) -> dict[str, Any]:
     }
 
 
+def way_out(request: HubRequest, report: Mapping[str, Any]) -> str:
+    """What to do about a broken promise."""
+    rounded = [row for row in report["components"] if row["sqnr_db"] is not None]
+    worst = min(rounded, key=lambda row: row["sqnr_db"])["name"] if rounded else "*"
+    more = f"Allow more bytes than --size {request.size}" if request.size else "Choose wider words"
+    return (
+        f"{more}, give {worst} more bits (--component '{worst}=w8': its SQNR is the lowest), recover what rounding cost "
+        "(--recover), or promise less (--keep, --keep-modality)."
+    )
+
+
 def _agreement(agreement: Agreement) -> dict[str, Any]:
     return {
         "samples": len(agreement.divergence),
@@ -109,40 +122,33 @@ def _agreement(agreement: Agreement) -> dict[str, Any]:
     }
 
 
-def component_rows(
-    ready: Prepared, sizes: Mapping[str, int] | None = None, notes: Mapping[str, Mapping[str, Any]] | None = None
-) -> list[dict[str, Any]]:
+def component_rows(ready: Prepared, notes: Mapping[str, Mapping[str, Any]] | None = None) -> list[dict[str, Any]]:
     """A row a component: what it is, what is done to it, what stays dense and why."""
     rows = []
     for part in ready.parts:
         layers = [
             name for name, owner in ready.choice.component.items() if owner == part.name and name in ready.choice.layers
         ]
-        before = sum(
-            entry.bytes
-            for name, _ in ready.stream.model.named_parameters()
-            if part.owns(name) and (entry := ready.weights.entry(name)) is not None
-        )
         row = {
             "name": part.name,
             "role": part.role,
             "modalities": list(part.modalities),
             "parameters": part.parameters,
             "blocks": len(part.blocks),
-            "bytes_before": before,
+            "bytes_before": tensor_bytes(part, ready.sizes.before),
+            "bytes_after": tensor_bytes(part, ready.sizes.after),
             "decision": dict(Counter(plans.word(ready.work.schemes[name]) for name in layers)),
             "dense": dict(ready.choice.reasons().get(part.name, {})),
         }
-        if sizes is not None and notes is not None:
-            saved = sum((e.bytes if (e := ready.weights.entry(n)) else 0) - sizes[n] for n in layers)
+        if notes is not None:
             found = [notes[name]["sqnr_db"] for name in layers]
-            row |= {"bytes_after": before - saved, "sqnr_db": round(min(found), 1) if found else None}
+            row |= {"sqnr_db": round(min(found), 1) if found else None}
         rows.append(row)
     return rows
 
 
 def show_choice(ready: Prepared) -> None:
-    """Before any work: what will be compressed, what stays dense, and why."""
+    """Before any work: what will be compressed, what stays dense, and why; what readers will not take."""
     console.table(
         "plan",
         ["component", "role", "modalities", "parameters", "blocks", "rounded", "dense"],
@@ -159,6 +165,11 @@ def show_choice(ready: Prepared) -> None:
             for row in component_rows(ready)
         ],
     )
+    if ready.plan is not None and ready.plan.why:
+        console.say(f"the plan: {ready.plan.why}")
+    entries = {stored_as(ready.stream, name, scheme, ready.plain) for name, scheme in ready.work.schemes.items()}
+    for words in sorted({words for entry in entries if (words := caution(entry))}):
+        console.warn(words)
 
 
 def show_outcome(report: Mapping[str, Any]) -> None:

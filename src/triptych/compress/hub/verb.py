@@ -10,18 +10,23 @@ import shutil
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from triptych import artifact, console
 from triptych.compress import coverage
+from triptych.compress import plan as plans
 from triptych.compress.coverage import Coverage, counted
 from triptych.compress.driver import Group, drive
+from triptych.compress.hub.decide import PLAN
+from triptych.compress.hub.kv_cache import observe, round_caches
 from triptych.compress.hub.memory import limit_memory, out_of_memory, resident_bytes, return_memory
 from triptych.compress.hub.preflight import forecast, show
-from triptych.compress.hub.prepare import HubRequest, Prepared, prepare
+from triptych.compress.hub.prepare import Prepared, prepare
 from triptych.compress.hub.recovery import recovered
-from triptych.compress.hub.tell import build, component_rows, show_choice, show_outcome, write_card
+from triptych.compress.hub.request import HubRequest, work_folder
+from triptych.compress.hub.tell import build, component_rows, show_choice, show_outcome, way_out, write_card
 from triptych.compress.hub.write import REPORT, write
 from triptych.compress.journal import Journal
 from triptych.compress.lockstep import Stop
@@ -60,7 +65,7 @@ def compress_folder(request: HubRequest, *, command: str, dry_run: bool = False)
     if broken:
         raise ContractBroken(
             f"The compressed model in {request.out} breaks the contract: {'; '.join(broken)}.",
-            "Give the component with the lowest SQNR more bits (--components), or promise less (--keep).",
+            way_out(request, report),
         )
     return report
 
@@ -78,12 +83,15 @@ def _compress(request: HubRequest, command: str) -> dict[str, Any]:
         report: dict[str, Any] = json.loads((request.out / REPORT).read_text(encoding="utf-8"))
         return report
     journal = Journal(work_folder(request.out), made_from)
+    if ready.plan is not None:
+        artifact.write_file(journal.work / PLAN, plans.write_plan(ready.plan).encode())
     asked = conditions(ready.held_out)
     with console.stage("answers of the original"):
         before = answers(lambda inputs: ready.stream.model(**inputs), ready.held_out, asked)
     covered, recoveries = run_driver(ready, journal)
     coverage.show(covered)
     finished = recovered(request, ready, journal) if request.recover else journal
+    scales = cache_of(request, ready)
     with console.stage("answers of the compressed model"):
         after = answers(lambda inputs: ready.stream.model(**inputs), ready.held_out, asked)
     agreement = compare(before, after, seed=request.seed) if ready.held_out else None
@@ -93,15 +101,19 @@ def _compress(request: HubRequest, command: str) -> dict[str, Any]:
         console.stage("write the folder"),
         artifact.publish(request.out, made_from, needs=ready.folder.bytes, held=True) as staging,
     ):
-        write(staging, request.model, ready, finished, report, write_card(request, ready, report, command))
+        write(staging, request, ready, finished, scales, report, write_card(request, ready, report, command))
     journal.clear()
     show_outcome(report)
     return report
 
 
-def work_folder(out: Path) -> Path:
-    """Where the finished blocks of an unfinished folder lie."""
-    return out.with_name(f".{out.name}.work")
+def cache_of(request: HubRequest, ready: Prepared) -> dict[str, Tensor]:
+    """Scales for a cache of keys and values, where one is asked for; from then on the model runs with such a cache."""
+    if request.kv_cache is None:
+        return {}
+    scales = observe(ready.stream.model, ready.used, request.kv_cache)
+    round_caches(ready.stream.model, scales, request.kv_cache)
+    return scales
 
 
 def run_driver(ready: Prepared, journal: Journal) -> tuple[list[Coverage], list[str]]:
@@ -166,8 +178,11 @@ def identity(request: HubRequest, ready: Prepared) -> dict[str, artifact.JSON]:
         "layers": hashlib.sha256(
             json.dumps({n: s.model_dump() for n, s in ready.work.schemes.items()}, sort_keys=True).encode()
         ).hexdigest(),
+        "migration": None if ready.work.migration is None else ready.work.migration.kind,
+        "modality_weights": dict(ready.work.modality_weights),
         "rows": request.rows,
         "check": request.check,
         "recover": request.recover,
+        "kv_cache": request.kv_cache,
         "seed": request.seed,
     }

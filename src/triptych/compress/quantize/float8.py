@@ -8,31 +8,30 @@ search gains nothing: the largest magnitude goes to 448. Against eight-bit integ
 compressed-tensors calls the pair float-quantized: `weight` (float8_e4m3fn) with `weight_scale` [rows, 1].
 """
 
-from dataclasses import dataclass
-
 import torch
-from jaxtyping import Float, Float8e4m3fn
+from jaxtyping import Float
 from torch import Tensor
 
+from triptych.compress.quantize.grid import Codes, Grid
 from triptych.errors import NumericsError
+from triptych.registry import register
 
 TOP = 448.0  # the largest number of the format
+GRID = Grid(bits=8, number="float")
 
 
-@dataclass(frozen=True)
-class Float8Weight:
-    """A matrix in FP8: `restored = values * scale`, row by row."""
+@register("quantizer", "float8")
+def quantize(
+    weight: Float[Tensor, "rows columns"],
+    moment: Float[Tensor, "*blocks inputs inputs"] | None,  # noqa: ARG001 - the signature of every quantizer
+    grid: Grid = GRID,
+) -> Codes:
+    """Rounds a matrix to the nearest FP8 numbers, which the codes hold bit by bit.
 
-    values: Float8e4m3fn[Tensor, "rows columns"]
-    scale: Float[Tensor, "rows 1"]
-
-    def restored(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "rows columns"]:
-        """The matrix that the values stand for."""
-        return self.values.to(dtype) * self.scale.to(dtype)
-
-
-def quantize(weight: Float[Tensor, "rows columns"]) -> Float8Weight:
-    """Rounds a matrix to the nearest FP8 numbers.
+    Args:
+        weight: the matrix.
+        moment: not used.
+        grid: of floating-point numbers.
 
     Raises:
         NumericsError: the matrix holds NaN or infinity.
@@ -42,10 +41,9 @@ def quantize(weight: Float[Tensor, "rows columns"]) -> Float8Weight:
         raise NumericsError(
             "A weight that FP8 was asked for holds NaN or infinity.", "Train from the last good checkpoint."
         )
-    if w.shape[1] == 0:
-        return Float8Weight(w.to(torch.float8_e4m3fn), w.new_ones(len(w), 1))
-    scale = _scale(w)
-    return Float8Weight((w / scale).clamp_(-TOP, TOP).to(torch.float8_e4m3fn), scale)
+    scale = grid.storable(_scale(w)) if w.shape[1] else w.new_ones(len(w), 0)
+    values = (w / scale).clamp_(-TOP, TOP).to(torch.float8_e4m3fn)
+    return Codes(values.view(torch.int8), scale, None, grid)
 
 
 def per_token(x: Float[Tensor, "*tokens columns"]) -> Float[Tensor, "*tokens columns"]:

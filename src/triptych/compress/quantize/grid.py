@@ -39,6 +39,7 @@ class Grid(Settings):
             group that needs it more. A sign costs no bit and is worth 0.5 dB at 2 to 4 bits (normal weights, groups of 64);
             readers multiply by it as by any scale. For symmetric grids alone.
         scales: the type that scales are exact in. Readers turn them into the type that a model computes in.
+        number: "float" where codes are not levels but the bits of FP8 numbers (`float8`), in one scale a row.
     """
 
     bits: int = Field(ge=2, le=8)
@@ -46,6 +47,7 @@ class Grid(Settings):
     symmetric: bool = True
     mirrored: bool = False
     scales: Literal["float16", "bfloat16"] = "float16"
+    number: Literal["int", "float"] = "int"
 
     @property
     def low(self) -> int:
@@ -118,7 +120,8 @@ class Codes:
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "rows columns"]:
         """The matrix that the codes stand for."""
         columns = self.values.shape[1]
-        shifted = self.values.to(dtype, copy=True)
+        float8 = self.grid.number == "float"
+        shifted = (self.values.view(torch.float8_e4m3fn) if float8 else self.values).to(dtype, copy=True)
         if self.zero is not None:
             shifted -= self.grid.spread(self.zero, columns).to(dtype)
         return shifted.mul_(self.grid.spread(self.scale, columns).to(dtype))

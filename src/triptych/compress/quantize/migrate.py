@@ -9,7 +9,7 @@ Every layer that reads x has to be among the consumers: only the caller can know
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -108,9 +108,6 @@ def fold(
 ) -> None:
     """Divides what a producer makes by s and multiplies the consumers' columns by it, in place.
 
-    Whether a norm multiplies by its weight or by one plus it (Gemma) is found by running producer and consumers on a
-    probe, as float64 copies, before and after; nothing is changed unless their outputs stayed.
-
     Args:
         producer: a nn.Linear, or a norm with a one-dimensional `weight` and perhaps a `bias`.
         consumers: all layers that read its output.
@@ -118,36 +115,47 @@ def fold(
         probe: inputs of the producer; random ones by default.
 
     Raises:
-        InputError: sizes differ, s is not positive, the producer is of another kind, or the outputs moved.
+        InputError: as `divided`, or a consumer of another size.
+    """
+    made = divided(producer, s, probe)
+    _check_sizes([layer.in_features for layer in consumers], len(s))
+    with torch.no_grad():
+        for name, parameter in made.items():
+            producer.get_parameter(name).copy_(parameter)
+        for consumer in consumers:
+            consumer.weight.copy_(consumer.weight.to(torch.float64) * s.to(consumer.weight.device, torch.float64))
+
+
+def divided(
+    producer: nn.Module, s: Float[Tensor, " columns"], probe: Float[Tensor, "*batch features"] | None = None
+) -> dict[str, Tensor]:
+    """The parameters, in float64, with which a producer makes 1 / s of what it makes now; arguments as of `fold`.
+
+    Raises:
+        InputError: sizes differ, s is not positive, or the producer does not make twice as much of doubled parameters.
     """
     weight, kind = getattr(producer, "weight", None), type(producer).__name__
     if not isinstance(weight, Tensor) or weight.dim() != (2 if isinstance(producer, nn.Linear) else 1):
         raise InputError(
             f"No scale can be folded into a {kind}.", "Give a nn.Linear or a norm with one weight a channel."
         )
-    _check_sizes([len(weight), *(layer.in_features for layer in consumers)], len(s))
+    _check_sizes([len(weight)], len(s))
     if not bool((s.isfinite() & (s > 0)).all()):
         raise InputError("Scales to fold must be finite and above zero.")
-    if probe is None:
-        probe = torch.randn(8, weight.shape[-1], generator=torch.Generator().manual_seed(0))
-    x = probe.detach().to(weight.device, torch.float64)
-    with torch.no_grad():
-        for added in (0.0,) if isinstance(producer, nn.Linear) else (0.0, 1.0):
-            maker = copy.deepcopy(producer).to(torch.float64)
-            readers = [copy.deepcopy(consumer).to(torch.float64) for consumer in consumers]
-            before = [reader(maker(x)) for reader in readers]
-            _scale(maker, readers, s, added)
-            after = [reader(maker(x)) for reader in readers]
-            if all(
-                float((a - b).abs().max()) <= TOLERANCE * float(b.abs().max())
-                for a, b in zip(after, before, strict=True)
-            ):
-                _scale(producer, consumers, s, added)
-                return
-    raise InputError(
-        f"Folding scales into this {kind} changes what its consumers compute, so it was left as it was.",
-        "Leave this pair out of the migration.",
-    )
+    return _scaled(producer, 1 / s.to(weight.device, torch.float64), _offset(producer, probe))
+
+
+def ratio(producer: nn.Module, made: Mapping[str, Tensor]) -> Float[Tensor, " columns"]:
+    """S of `divided` for a norm, as the type that its new weight is stored in left it: what its consumers are to be given.
+
+    Two bytes cannot hold every folded weight; the consumers, which are rounded anyway, make up for what that changed.
+    Channels that the norm silences keep 1.
+    """
+    offset = _offset(producer)
+    before = producer.get_parameter("weight").detach().to(torch.float64) + offset
+    after = made["weight"].to(torch.float64) + offset
+    live = (before != 0) & (after != 0)
+    return torch.where(live, before / torch.where(live, after, 1.0), 1.0).to(torch.float32)
 
 
 def injected_outliers(
@@ -173,15 +181,35 @@ def injected_outliers(
     return s
 
 
-def _scale(producer: nn.Module, consumers: Sequence[nn.Linear], s: Tensor, added: float) -> None:
-    """The fold itself, where the producer multiplies by its weight plus `added`; computed in float64."""
+def _offset(producer: nn.Module, probe: Float[Tensor, "*batch features"] | None = None) -> float:
+    """0 where a producer multiplies by its weight, 1 where by one plus it (Gemma): found by doubling what it makes."""
+    maker = copy.deepcopy(producer).to(torch.float64)
+    weight = maker.get_parameter("weight")
+    if probe is None:
+        probe = torch.randn(8, weight.shape[-1], generator=torch.Generator().manual_seed(0))
+    x, two = probe.detach().to(weight.device, torch.float64), torch.full((len(weight),), 2.0, dtype=torch.float64)
     with torch.no_grad():
-        for name, parameter in producer.named_parameters(recurse=False):
-            plus = added if name == "weight" else 0.0
-            by = s.to(parameter.device, torch.float64).reshape(-1, *[1] * (parameter.dim() - 1))
-            parameter.copy_((parameter.to(torch.float64) + plus) / by - plus)
-        for consumer in consumers:
-            consumer.weight.copy_(consumer.weight.to(torch.float64) * s.to(consumer.weight.device, torch.float64))
+        wanted = 2 * maker(x)
+        for offset in (0.0,) if isinstance(producer, nn.Linear) else (0.0, 1.0):
+            trial = copy.deepcopy(maker)
+            for name, parameter in _scaled(maker, two.to(weight.device), offset).items():
+                trial.get_parameter(name).copy_(parameter)
+            if float((trial(x) - wanted).abs().max()) <= TOLERANCE * float(wanted.abs().max()):
+                return offset
+    raise InputError(
+        f"Folding scales into this {type(producer).__name__} changes what its consumers compute, so it was left as it was.",
+        "Leave this pair out of the migration.",
+    )
+
+
+def _scaled(producer: nn.Module, by: Tensor, offset: float) -> dict[str, Tensor]:
+    """A producer's parameters in float64 times `by`, a channel, where it multiplies by its weight plus `offset`."""
+    made = {}
+    for name, parameter in producer.named_parameters(recurse=False):
+        plus = offset if name == "weight" else 0.0
+        channels = by.reshape(-1, *[1] * (parameter.dim() - 1))
+        made[name] = (parameter.detach().to(torch.float64) + plus) * channels - plus
+    return made
 
 
 def _check_sizes(sizes: Sequence[int], columns: int) -> None:

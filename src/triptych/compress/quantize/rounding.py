@@ -29,6 +29,8 @@ def quantize_weight(
     """
     if scheme.weight is None:
         raise InputError(f"The scheme of {view.name} has no weight grid.", "Leave the weight out, or give it a grid.")
+    if scheme.weight.number == "float":
+        raise InputError(f"{view.name}: FP8 is for Hugging Face folders; no engine here runs it.", "Use w8 or w8a8.")
     if scheme.activation and view.kind not in ("linear", "convolution"):
         raise InputError(
             f"The input of {view.name} cannot be rounded: only Linear and Conv layers have eight-bit kernels.",
