@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from triptych.compress.journal import Finished
 from triptych.compress.lockstep import Stop
+from triptych.compress.quantize import gptq
+from triptych.compress.quantize.grid import Grid, output_error
 from triptych.compress.quantize.layers import LayerScheme
 from triptych.compress.quantize.migrate import awq_scales, divided, ratio, smoothquant_scales
 from triptych.models.stream import Stream, WeightsOnDisk
@@ -100,14 +102,22 @@ def _scales(
     stream: Stream, schemes: Mapping[str, LayerScheme], stop: Stop, moment: Callable[[], Tensor]
 ) -> Float[Tensor, " columns"]:
     """AWQ's scales where weights alone are rounded, SmoothQuant's where inputs are rounded too."""
-    rows = {name: stream.model_shape(name)[0] for name in schemes}
-    some = [stream.weights.rows(n, torch.linspace(0, r - 1, min(r, ROWS)).round().long()) for n, r in rows.items()]
+    counts = {name: stream.model_shape(name)[0] for name in schemes}
+    some = [stream.weights.rows(n, torch.linspace(0, c - 1, min(c, ROWS)).round().long()) for n, c in counts.items()]
     scheme = next(iter(schemes.values()))
     if scheme.activation is not None:
         largest = torch.stack([x.abs().flatten(0, -2).amax(0) for x in stop.inputs.values()]).amax(0)
         return smoothquant_scales(some, largest)
     assert scheme.weight is not None
-    return awq_scales(some, moment(), scheme.weight, rows=None)
+    H, rows = moment(), torch.cat(some)
+    s = awq_scales(some, H, scheme.weight, rows=None)
+    moved = _lost(rows * s, H / (s[:, None] * s), scheme.weight)
+    return s if moved < _lost(rows, H, scheme.weight) else torch.ones_like(s)
+
+
+def _lost(rows: Float[Tensor, "rows columns"], H: Float[Tensor, "columns columns"], grid: Grid) -> float:
+    """What GPTQ loses of the rows' outputs: it makes up for much of what AWQ, which rounds to nearest, moves scales for."""
+    return output_error(rows, gptq.quantize(rows, H, grid).dequantize(), H)
 
 
 class Scaled:
