@@ -137,7 +137,7 @@ def _figures(values: dict[str, float]) -> str:
 def fidelity(found: dict[str, Any]) -> list[list[str]]:
     """KL from the original, and flipped answers, by model and width; ours over the best peer's."""
     names = _contenders(found)
-    rows = [["model", "bits", *(f"{name}{_extra(found, name)}" for name in names), "ours / best peer"]]
+    rows = [["model", "bits", *(f"{name}{_extra(found, name)}" for name in names), "best of ours / best peer"]]
     for copy, bits, cell in _cells(found):
         means = {name: mean(row["kl"] for row in done) for name, done in cell.items()}
         ours = [kl for name, kl in means.items() if name.startswith(OURS)]
@@ -200,7 +200,7 @@ def _extra(found: dict[str, Any], name: str) -> str:
 def _divergence(seeds: dict[str, dict[str, Any]]) -> str:
     done = [row for row in seeds.values() if "kl" in row]
     if not done:
-        return "; ".join({row["error"][:60] for row in seeds.values()})
+        return "; ".join({row["error"].partition(": ")[2][:40] for row in seeds.values()})
     values = [row["kl"] for row in done]
     spread = f" ± {stdev(values):.1g}" if len(values) > 1 else ""
     return f"{mean(values):.2g}{spread}, {percent(mean(row['flips'] for row in done))}"
