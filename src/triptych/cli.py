@@ -273,7 +273,12 @@ def export(
         str, typer.Option(help="openvino, for models built here; onnx, for language models that write word by word.")
     ] = "openvino",
     out: Out = Path("runs/exported"),
-    data: Annotated[Path | None, typer.Option(help="Rows on which the export is compared with the model.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Rows on which the two are compared; for onnx, rows whose pictures its encoder is written for."
+        ),
+    ] = None,
 ) -> None:
     """Write the model for another runtime, with our own codes and scales, and check that it answers the same."""
     from triptych.export.verb import export_model

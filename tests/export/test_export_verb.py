@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import tiny_folders
 from families import FAMILIES
@@ -74,6 +74,18 @@ def test_a_decoder_writes_what_the_model_does_with_its_processor_beside_it(
         assert (tmp_path / "out" / file).read_bytes() == (folders / "model" / file).read_bytes()
     assert isinstance(hf.AutoProcessor.from_pretrained(tmp_path / "out"), hf.LlavaProcessor)
     export_model(folders / name, "onnx", tmp_path / "out")  # whole already
+
+
+def test_with_rows_the_folder_reads_pictures_too(folders: Path, tmp_path: Path) -> None:
+    export_model(folders / "small", "onnx", tmp_path / "out", folders / "rows.safetensors")
+    model, _ = load(open_folder(folders / "small", rounded=True))
+    row = {name: value[:1] for name, value in load_file(folders / "rows.safetensors").items()}
+    made = generate(
+        tmp_path / "out", row["input_ids"], pictures={"pixel_values": row["pixel_values"]}, max_new_tokens=1
+    )
+    with torch.no_grad():
+        logits = model(**row).logits[0, -1]
+    assert logits[made[0, 0]] > logits.max() - 0.1 * logits.std()  # the decoder rounds its inputs
 
 
 def test_a_rounded_folder_reads_as_what_its_codes_stand_for(folders: Path) -> None:

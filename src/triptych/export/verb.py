@@ -8,6 +8,7 @@ import torch
 from transformers import GenerationConfig
 
 from triptych import artifact, console
+from triptych.compress.calibrate import calibration
 from triptych.data.samples import Samples
 from triptych.data.splits import read_splits
 from triptych.engines.openvino import OpenVINOEngine
@@ -22,6 +23,7 @@ from triptych.models.summary import example_inputs
 FORMATS = ("openvino", "onnx")
 GENERATION = "generation_config.json"
 ROWS = 64
+DRAWN = 8  # rows, of which the one with the most modalities shows what its pictures are like
 AGREE = 0.05  # of the outputs' spread; integer kernels round in another order than the reference
 
 
@@ -33,7 +35,8 @@ def export_model(model: Path, to: str, out: Path, data: Path | None = None) -> N
             transformers saved or `triptych compress` rounded.
         to: "openvino" for models that were built here, "onnx" for the cached generation of language models.
         out: the folder to publish.
-        data: rows on which an OpenVINO model is compared with the original; without them, noise of the right shapes. Decoders
+        data: rows on which an OpenVINO model is compared with the original; without them, noise of the right shapes. For
+            "onnx" rows with pictures, whose encoder is then written beside the decoder, for pictures of that shape. Decoders
             are compared on random tokens.
 
     Raises:
@@ -48,17 +51,22 @@ def export_model(model: Path, to: str, out: Path, data: Path | None = None) -> N
     if to == "openvino" and (model / "config.json").exists() and not built_here:
         raise InputError(f"{model} was not built here.", "Where it is a language model, use --to onnx.")
     if to == "onnx":
-        _export_decoder(model, out)
+        _export_decoder(model, out, data)
     else:
         _export_graph(model, out, data)
 
 
-def _export_decoder(model: Path, out: Path) -> None:
-    """The language model of a Hugging Face folder, with the folder's codes where it has some."""
-    from triptych.export import onnx  # onnxruntime is an extra
+def _export_decoder(model: Path, out: Path, data: Path | None) -> None:
+    """The language model of a Hugging Face folder, with the folder's codes where it has some; with rows its picture encoder."""
+    from triptych.export import onnx, pictures  # onnxruntime is an extra
 
     folder = open_folder(model, rounded=True)
-    identity: dict[str, artifact.JSON] = {"kind": "onnx", "model": fingerprint(folder)}
+    rows = calibration(model, data, rows=DRAWN) if data else None
+    identity: dict[str, artifact.JSON] = {
+        "kind": "onnx",
+        "model": fingerprint(folder),
+        "data": rows.sha256 if rows else None,
+    }
     if artifact.existing(out, identity):
         console.say(f"{out} is complete; nothing to do")
         return
@@ -68,6 +76,9 @@ def _export_decoder(model: Path, out: Path) -> None:
         whole.generation_config = GenerationConfig.from_pretrained(model)
     with console.stage("trace, fuse and compare"), artifact.publish(out, identity) as staging:
         onnx.export(whole, codes, staging)
+        if rows:
+            richest = max(rows.batches, key=lambda batch: len(set(batch.modality.values())))
+            pictures.export(whole, richest.inputs, codes, staging)
         left_out = list(copy_others(model, staging))
         config = json.loads((model / CONFIG).read_text(encoding="utf-8"))
         config.pop("quantization_config", None)  # its codes lie in the graph now

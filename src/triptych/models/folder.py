@@ -109,7 +109,10 @@ def open_folder(path: Path, *, rounded: bool = False) -> ModelFolder:
             'Name a class of transformers under "architectures".',
         )
     entries = read_index(path)
-    return ModelFolder(path, config, architecture, with_codes(entries, codes, path) if codes else entries)
+    if codes:
+        del config.quantization_config  # whoever meets it takes the model's layers for another library's
+        entries = with_codes(entries, codes, path)
+    return ModelFolder(path, config, architecture, entries)
 
 
 def fingerprint(folder: ModelFolder) -> str:

@@ -90,7 +90,8 @@ def _meant(layer: str, targets: Iterable[str]) -> bool:
 def _scheme(group: Mapping[str, Any], scales: torch.dtype, where: str) -> LayerScheme:
     weights, inputs = group["weights"], group.get("input_activations")
     if weights["type"] != "int" or (inputs and not inputs["dynamic"]):
-        raise InputError(f"{where} is stored as {group.get('format')} with fixed ranges, which is not read back.")
+        how = f"as {group.get('format')}{' with a fixed range of inputs' if inputs and not inputs['dynamic'] else ''}"
+        raise InputError(f"{where} is stored {how}, which is not read back.", "Point at the model it was made from.")
     kind = "bfloat16" if scales == torch.bfloat16 else "float16"
     grid = Grid(bits=weights["num_bits"], group=weights["group_size"], symmetric=weights["symmetric"], scales=kind)
     return LayerScheme(weight=grid, activation=8 if inputs else None, per_token=bool(inputs))
