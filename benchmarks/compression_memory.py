@@ -60,6 +60,7 @@ def ours(name: str, limit: float | None) -> dict[str, Any] | None:
     came |= {"bytes_after": report["after"]["bytes"], "minutes": sum(one["seconds"] for one in found["pieces"]) / 60}
     shutil.rmtree(out.parent)
     return {
+        "what": geometry.MODELS[name].__doc__,
         "bytes_before": report["before"]["bytes"],
         "components": [{key: row[key] for key in ("name", "decision", "dense")} for row in report["components"]],
         "peak_above_libraries": came["peak_bytes"] - floor,
@@ -100,6 +101,7 @@ def llmcompressor() -> dict[str, Any]:
         return {"error": found["error"], "versions": found["versions"]}
     memory = found["peak_memory_bytes"]
     return {
+        "what": f"llm-compressor, GPTQ of the decoder of {PEER_MODEL}",
         "bytes_before": sum(file.stat().st_size for file in model.glob("*.safetensors")),
         "peak_above_libraries": max(memory["load"], memory["compress"]),
         "minutes": found["seconds"]["whole"] / 60,

@@ -78,12 +78,13 @@ def compression_memory(found: dict[str, Any]) -> list[list[str]]:
         if "error" in row:
             rows.append([name, "", "", row["error"][:160], "", "", ""])
             continue
-        line = [name, human_bytes(row["bytes_before"]), "", human_bytes(row["peak_above_libraries"]), "", "", ""]
+        line = [row["what"], human_bytes(row["bytes_before"]), "", human_bytes(row["peak_above_libraries"]), "", "", ""]
         if "came" in row:
-            said, came = row["foretold"], row["came"]
+            said, came = row["foretold"] or {}, row["came"]
             line[2] = human_bytes(came["bytes_after"])
-            line[4:6] = [f"{human_bytes(said[k])} / {human_bytes(came[k])}" for k in ("peak_bytes", "disk_bytes")]
-            line[6] = f"{said['minutes']:.1f} / {came['minutes']:.1f}"
+            for place, key in ((4, "peak_bytes"), (5, "disk_bytes")):
+                line[place] = f"{human_bytes(said[key]) if said else 'not asked'} / {human_bytes(came[key])}"
+            line[6] = f"{said['minutes']:.1f} / {came['minutes']:.1f}" if said else f"not asked / {came['minutes']:.1f}"
         rows.append(line)
     return rows
 
