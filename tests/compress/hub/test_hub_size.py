@@ -79,7 +79,8 @@ def test_a_run_that_goes_on_measures_nothing_anew(llava: Path, tmp_path: Path, m
 
     monkeypatch.setattr(decide, "allocate", fails)
     ready = prepare(request(llava, tmp_path / "killed"))
-    assert {name: entry["scheme"] for name, entry in first["layers"].items()} == ready.choice.layers
+    words = {name: plans.word(scheme) for name, scheme in ready.work.schemes.items()}
+    assert {name: entry["scheme"] for name, entry in first["layers"].items()} == words
     with pytest.raises(AssertionError):
         prepare(request(llava, tmp_path / "killed", size="31%"))
 
