@@ -31,6 +31,7 @@ from triptych.registry import find
 
 WITHOUT_DATA = {"rtn", "hqq", "float8"}  # methods that are given no second moments here
 SAMPLED = 128  # rows of a weight, and twice as many inputs at most, on which its SQNR is measured
+CORNER = 200  # columns of a second moment below which both of its triangles are computed
 TOGETHER = 1 << 23  # numbers of weights that are rounded at a time: some matrices of that size are in memory then
 
 
@@ -371,21 +372,28 @@ def _by_modality(x: Tensor, batch: ModelBatch, work: Work) -> Iterator[tuple[str
 
 
 def _add_gram(total: Float[Tensor, "columns columns"], rows: Float[Tensor, "tokens columns"], weight: float) -> None:
-    """Adds X' X times a weight, panel after panel from the diagonal on: the product is symmetric."""
-    for first, stop in _panels(len(total)):
-        total[first:stop, first:].addmm_(rows[:, first:stop].T, rows[:, first:], alpha=weight)
+    """Adds X' X times a weight, to the upper triangle alone: the product is symmetric."""
+    for left, right in _upper(0, len(total)):
+        total[left, right].addmm_(rows[:, left].T, rows[:, right], alpha=weight)
 
 
 def _mirrored(total: Float[Tensor, "columns columns"]) -> Float[Tensor, "columns columns"]:
-    """The same with what lies below the panels' diagonal."""
-    for first, stop in _panels(len(total)):
-        total[stop:, first:stop] = total[first:stop, stop:].T
+    """The same with its lower triangle."""
+    for left, right in _upper(0, len(total)):
+        if left != right:
+            total[right, left] = total[left, right].T
     return total
 
 
-def _panels(columns: int) -> Iterator[tuple[int, int]]:
-    panel = max(128, -(-columns // 4))
-    return ((first, min(first + panel, columns)) for first in range(0, columns, panel))
+def _upper(first: int, stop: int) -> Iterator[tuple[slice, slice]]:
+    """Rectangles that make up the upper triangle of a matrix, as few and large as halving it again and again gives."""
+    if stop - first <= CORNER:
+        yield slice(first, stop), slice(first, stop)
+        return
+    half = (first + stop) // 2
+    yield from _upper(first, half)
+    yield slice(first, half), slice(half, stop)
+    yield from _upper(half, stop)
 
 
 def _drift(

@@ -17,6 +17,12 @@ def counted(macs: Counter[str], running: Callable[[], str]) -> Iterator[None]:
     """Add to `macs` the multiply-adds of every matrix product and convolution, under the module that `running` names."""
 
     class Count(TorchDispatchMode):
+        @classmethod
+        def _should_skip_dynamo(
+            cls,
+        ) -> bool:  # nothing is compiled here, and being skipped costs more than what is counted
+            return False
+
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             out = func(*args, **(kwargs or {}))
             macs[running()] += _macs(func, args, kwargs or {}, out)

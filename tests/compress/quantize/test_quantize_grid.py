@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 
 from triptych.compress.quantize import gptq, rtn
-from triptych.compress.quantize.grid import Codes, Grid, output_error
+from triptych.compress.quantize.grid import Codes, Grid, output_error, search_scale
 from triptych.errors import InputError, NumericsError
 
 
@@ -100,3 +100,14 @@ def test_size_counts_words_scales_and_zeros():
     assert Grid(bits=4, group=32).size_bytes(16, 64) == 16 * 64 // 2 + 16 * 2 * 2
     assert Grid(bits=3).size_bytes(2, 11) == 2 * 2 * 4 + 2 * 2
     assert Grid(bits=4, group=32, symmetric=False).size_bytes(16, 64) == 16 * 64 // 2 + 16 * 2 * 2 + 2 * 2 * 4
+
+
+def test_scales_do_not_depend_on_the_number_of_threads():
+    weight, importance = matrix(300, 512), matrix(300, 512, 1).square()
+    grid = Grid(bits=4, group=64, symmetric=False)
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        found.append(search_scale(weight, importance, grid))
+    torch.set_num_threads(1)
+    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))

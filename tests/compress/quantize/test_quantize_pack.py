@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from triptych.compress.quantize.pack import pack, unpack, words
@@ -22,6 +22,7 @@ def matrices(draw):
 
 
 @given(matrices())
+@settings(deadline=None)  # the first call may compile
 def test_round_trip(case):
     bits, values = case
     packed = pack(values, bits)
@@ -31,6 +32,7 @@ def test_round_trip(case):
 
 
 @given(matrices())
+@settings(deadline=None)  # the first call may compile
 def test_words_hold_the_codes_bit_after_bit(case):
     """The slow twin: one long binary number a row."""
     bits, values = case

@@ -8,17 +8,43 @@ from pathlib import Path
 
 from triptych.errors import InputError
 
-M_MMAP_THRESHOLD = -3  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+LARGEST = 1 << 25  # the most that M_MMAP_THRESHOLD may be
+SMALL = 1 << 30  # bytes of a model's weights that the machine can be thought to hold several times
+SPARE = 1 << 27  # bytes that may lie free in the C library's heap
+
+
+class _Mallinfo2(ctypes.Structure):
+    """`struct mallinfo2` of malloc.h; `fordblks` are the bytes that lie free."""
+
+    _fields_ = [("others", ctypes.c_size_t * 8), ("fordblks", ctypes.c_size_t), ("keepcost", ctypes.c_size_t)]
+
+
+def hold_memory(model: Path, limit: int | None) -> None:
+    """Say how the C library is to give memory back (glibc; elsewhere nothing happens).
+
+    Left alone it would keep blocks of up to 32 MB in its heap once some were freed: weights that come and go by the hundred
+    then leave holes that stay resident, 1.6 GB of them for a 2B model. So where a model is large, or memory limited, blocks
+    of 1 MB and more go back at once. That costs a quarter of all time, for the system clears what it gives anew; of a
+    model that is `SMALL` they go back when `return_memory` finds too many of them free.
+    """
+    size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        if limit is None and size <= SMALL:
+            libc.mallopt(M_MMAP_THRESHOLD, LARGEST)
+            libc.mallopt(M_TRIM_THRESHOLD, SPARE)
+        else:
+            libc.mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def return_memory() -> None:
-    """Have the C library give large blocks back to the system when they are freed (glibc; elsewhere nothing happens).
-
-    It would keep blocks of up to 32 MB in its heap once some were freed: weights that come and go by the hundred then leave
-    holes that stay resident, 1.6 GB of them for a 2B model.
-    """
+    """Give what lies free in the C library's heap back to the system, holes included, where it is more than `SPARE`."""
     with suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").mallopt(M_MMAP_THRESHOLD, 1 << 20)
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallinfo2.restype = _Mallinfo2
+        if libc.mallinfo2().fordblks > SPARE:
+            libc.malloc_trim(0)
 
 
 def limit_memory(resident: int) -> None:

@@ -42,6 +42,7 @@ class Forecast(Settings):
 
 def forecast(ready: Prepared) -> Forecast:
     """Do the blocks that matter most, and scale by the arithmetic."""
+    one_pass = ready.pass_seconds * len(ready.used)  # while the model is as it was
     work = ready.work
     costs = block_costs(ready)
     # Second moments are square: those of the widest input are the largest thing that is ever in memory.
@@ -59,7 +60,6 @@ def forecast(ready: Prepared) -> Forecast:
             spent = time.monotonic() - began
     finally:
         shutil.rmtree(folder)
-    one_pass = ready.pass_seconds * len(ready.used)
     rounding = max(0.0, spent - one_pass * reached) * sum(costs.values()) / sum(costs[block] for block in blocks)
     compared = 2 * ready.pass_seconds * len(ready.held_out) * len(conditions(ready.held_out))
     found = ready.sizes

@@ -6,8 +6,9 @@ The model is never in memory as a whole. The original and the compressed model a
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
+import torch
 from torch import nn
 
 from triptych import console
@@ -36,6 +37,7 @@ from triptych.export.packable import unpackable
 from triptych.models.components import Component, components
 from triptych.models.folder import ModelFolder, Weights, find_weights, open_folder, skeleton
 from triptych.models.merge import merged
+from triptych.models.shorten import shortened
 from triptych.models.stream import Stream
 from triptych.models.tiny_batch import ModelBatch
 
@@ -59,7 +61,15 @@ class Prepared:
     sizes: Sizes
     plan: plans.Plan | None  # that was read, or made for a budget
     plain: frozenset[str]  # layers that transformers cannot load packed
-    pass_seconds: float  # of one forward pass of the richest sample, weights from disk
+
+    @cached_property
+    def pass_seconds(self) -> float:
+        """Of one forward pass of the richest sample, weights from disk."""
+        richest = max(self.apart, key=lambda batch: len(batch.modality))
+        began = time.monotonic()
+        with torch.no_grad():
+            self.stream.model(**richest.inputs)
+        return time.monotonic() - began
 
 
 def prepare(request: HubRequest) -> Prepared:
@@ -76,25 +86,22 @@ def prepare(request: HubRequest) -> Prepared:
         request.model, request.data, rows=request.rows + request.check, length=request.length, seed=request.seed
     )
     used, held_out = samples(rows, request)
+    each = {frozenset(batch.modality.values()): batch for batch in used}  # one sample of each kind
     apart, used = used, merged(used, JOINED)
     weights.require_finite()
     stream = Stream(model, weights, always=linear_weights(model))
-    richest = max(rows.batches, key=lambda batch: len(batch.modality))
+    richest = shortened(max(rows.batches, key=lambda batch: len(batch.modality)))
     with console.stage("find the components"):
         with accepted(model, richest, "a calibration batch"):
             stream.settle(richest.inputs)
         parts = components(model, richest)
         called = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-        began = time.monotonic()
         calls = trace(model, richest, called)
-        seconds = time.monotonic() - began
-    coverage(model, parts, {frozenset(batch.modality.values()): batch for batch in used}.values())
+        coverage(model, parts, map(shortened, each.values()))
     known = Known(stream, weights, parts, calls, plain)
     plan, choice, work = _planned(request, known, apart, rows.sha256, richest)
     counted = sizes(stream, weights, work.schemes, plain, beside(request, model))
-    return Prepared(
-        folder, weights, stream, rows, used, apart, held_out, parts, choice, work, counted, plan, plain, seconds
-    )
+    return Prepared(folder, weights, stream, rows, used, apart, held_out, parts, choice, work, counted, plan, plain)
 
 
 def _planned(

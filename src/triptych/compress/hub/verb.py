@@ -21,7 +21,7 @@ from triptych.compress.coverage import Coverage, counted
 from triptych.compress.driver import Group, drive
 from triptych.compress.hub.decide import PLAN
 from triptych.compress.hub.kv_cache import observe, round_caches
-from triptych.compress.hub.memory import limit_memory, out_of_memory, resident_bytes, return_memory
+from triptych.compress.hub.memory import hold_memory, limit_memory, out_of_memory, resident_bytes, return_memory
 from triptych.compress.hub.preflight import forecast, show
 from triptych.compress.hub.prepare import Prepared, prepare
 from triptych.compress.hub.recovery import recovered
@@ -48,7 +48,7 @@ def compress_folder(request: HubRequest, *, command: str, dry_run: bool = False)
         Stopped: memory or disk do not suffice; the same call goes on at the block it was in.
     """
     began = time.monotonic()
-    return_memory()
+    hold_memory(request.model, request.memory)
     if request.memory is not None:
         limit_memory(request.memory)
     if dry_run:
@@ -155,6 +155,7 @@ def _round(ready: Prepared, batches: Sequence[ModelBatch], journal: Journal) -> 
 
     def watch(group: Group, stop: Stop) -> None:
         nonlocal component
+        return_memory()
         component = ready.choice.component[group.names[0]]
         at = positions.setdefault(component, {})
         for number, x in stop.inputs.items():

@@ -172,25 +172,32 @@ def round_columns(weight: Float[Tensor, "rows columns"], factor: Factor, grid: G
     """
     rows, columns = weight.shape
     blocks = len(factor.order)
-    scale, zero = search_scale(weight, factor.diagonal.to(weight.dtype).repeat_interleave(rows // blocks, dim=0), grid)
+
+    def split(matrix: Tensor) -> Float[Tensor, "blocks wide rows"]:
+        return matrix.reshape(blocks, rows // blocks, matrix.shape[1]).mT.contiguous()
+
+    importance = factor.diagonal.to(weight.dtype)[:, None].expand(-1, rows // blocks, -1).reshape(rows, columns)
+    scale, zero = search_scale(weight, importance, grid)
+    scales, zeros, group = split(scale), split(zero), factor.order // grid.width(columns)
     every = torch.arange(blocks, device=weight.device)[:, None]
-
-    def arrange(matrix: Tensor, places: Tensor) -> Float[Tensor, "blocks columns rows"]:
-        split = matrix.reshape(blocks, rows // blocks, matrix.shape[1]).transpose(1, 2)
-        return split[every, places].contiguous()
-
-    group = factor.order // grid.width(columns)
-    scales, zeros = arrange(scale, group), arrange(zero, group)
     L = factor.lower.to(weight.dtype)
-    rest = arrange(weight, factor.order)  # w_j, and w_j - q_j once the column is rounded
+    rest = split(weight)[every, factor.order]  # w_j, and w_j - q_j once the column is rounded
     codes = torch.empty_like(rest)
     for stop in range(columns, 0, -block):
         part = slice(max(0, stop - block), stop)
         codes[:, part] = torch.baddbmm(rest[:, part], L[:, stop:, part].mT, rest[:, stop:])
         for b in range(blocks):
-            tensors = (codes[b, part], rest[b, part], L[b, part, part], scales[b, part], zeros[b, part])
+            tensors = (
+                codes[b, part],
+                rest[b, part],
+                L[b, part, part].contiguous(),
+                scales[b],
+                zeros[b],
+                group[b, part],
+            )
             round_block(*(tensor.numpy() for tensor in tensors), grid.low, grid.high)
-    codes += zeros
-    values = torch.empty_like(codes)
-    values[every, factor.order] = codes
-    return finish(values.transpose(1, 2).reshape(rows, columns), scale, zero, grid, factor.notes)
+    if not grid.symmetric:
+        codes += zeros[every, group]
+    values = torch.empty_like(codes, dtype=torch.int8)
+    values[every, factor.order] = codes.to(torch.int8)
+    return finish(values.mT.reshape(rows, columns), scale, zero, grid, factor.notes)

@@ -122,6 +122,13 @@ class Codes:
         columns = self.values.shape[1]
         float8 = self.grid.number == "float"
         shifted = (self.values.view(torch.float8_e4m3fn) if float8 else self.values).to(dtype, copy=True)
+        width = self.grid.width(columns)
+        if columns and columns % width == 0:  # in place, without a scale for every number
+            groups = shifted.view(len(shifted), -1, width)
+            if self.zero is not None:
+                groups -= self.zero[:, :, None]
+            groups *= self.scale[:, :, None].to(dtype)
+            return shifted
         if self.zero is not None:
             shifted -= self.grid.spread(self.zero, columns).to(dtype)
         return shifted.mul_(self.grid.spread(self.scale, columns).to(dtype))
@@ -176,23 +183,26 @@ def search_scale(
     """
     rows, columns = weight.shape
     width, groups = grid.width(columns), grid.groups(columns)
-    scale, zero = weight.new_zeros(rows * groups), weight.new_zeros(rows * groups)
+    scale, zero = weight.new_zeros(rows, groups), weight.new_zeros(rows, groups)
+
+    def grouped(matrix: Tensor) -> Float[Tensor, "groups width"]:
+        short = groups * width - matrix.shape[1]  # padding has no importance
+        return (torch.nn.functional.pad(matrix, (0, short)) if short else matrix).reshape(-1, width)
+
     if columns:
-        pad = (0, groups * width - columns)  # padding has no importance
-        w = torch.nn.functional.pad(weight, pad).reshape(-1, width)
-        h = torch.nn.functional.pad(importance, pad).reshape(-1, width)
-        once = max(1, AT_ONCE // width)
-        for start in range(0, rows * groups, once):
-            part = slice(start, start + once)
-            scale[part], zero[part] = _search(w[part], h[part], grid)
-    return scale.reshape(rows, groups), zero.reshape(rows, groups)
+        once = max(1, AT_ONCE // columns)
+        for first in range(0, rows, once):
+            some = slice(first, first + once)
+            found = _search(grouped(weight[some]), grouped(importance[some]), grid)
+            scale[some], zero[some] = (value.reshape(-1, groups) for value in found)
+    return scale, zero
 
 
 def _search(
     w: Float[Tensor, "groups width"], h: Float[Tensor, "groups width"], grid: Grid
 ) -> tuple[Float[Tensor, " groups"], Float[Tensor, " groups"]]:
     """`search_scale` of some groups."""
-    from triptych.compress.quantize.kernels import least_error
+    from triptych.compress.quantize.kernels import in_threads, least_error
 
     low, high = grid.low, grid.high
     least, most = w.amin(1).clamp_(max=0), w.amax(1).clamp_(min=0)
@@ -205,7 +215,13 @@ def _search(
     zeros = torch.zeros_like(scales)
     if not grid.symmetric:
         zeros = (low - least[:, None] * shrinks / scales).round_().clamp_(low, high)
-    chosen = torch.from_numpy(least_error(w.numpy(), h.numpy(), scales.numpy(), zeros.numpy(), low, high))[:, None]
+    chosen = torch.empty(len(w), 1, dtype=torch.int64)
+
+    def choose(part: slice) -> None:
+        tensors = (w[part], h[part], scales[part], zeros[part], chosen[part, 0])
+        least_error(*(tensor.numpy() for tensor in tensors), low, high)
+
+    in_threads(choose, len(w))
     return scales.gather(1, chosen)[:, 0], zeros.gather(1, chosen)[:, 0]
 
 
@@ -233,7 +249,7 @@ def output_error(
 
 
 def finish(
-    values: Float[Tensor, "rows columns"],
+    values: Float[Tensor, "rows columns"] | Int8[Tensor, "rows columns"],
     scale: Float[Tensor, "rows groups"],
     zero: Float[Tensor, "rows groups"],
     grid: Grid,
