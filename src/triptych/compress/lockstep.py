@@ -105,17 +105,16 @@ def lockstep(
         handles.append(module.register_forward_pre_hook(walk.enter(name), with_kwargs=True))
         handles.append(module.register_forward_hook(walk.leave(name)))
     try:
-        with torch.no_grad():
-            for number, batch in enumerate(batches):
-                walk.start(number, batch)
-            while walk.waiting:
-                name = min((name for name, _ in walk.waiting.values()), key=rank.__getitem__)
-                here = {number: x for number, (at, x) in walk.waiting.items() if at == name}
-                yield Stop(name, here, walk.around)
-                if name == order[-1]:
-                    return
-                for number in here:
-                    walk.go_on(number)
+        for number, batch in enumerate(batches):
+            walk.start(number, batch)
+        while walk.waiting:
+            name = min((name for name, _ in walk.waiting.values()), key=rank.__getitem__)
+            here = {number: x for number, (at, x) in walk.waiting.items() if at == name}
+            yield Stop(name, here, walk.around)
+            if name == order[-1]:
+                return
+            for number in here:
+                walk.go_on(number)
     finally:
         for handle in handles:
             handle.remove()
@@ -172,7 +171,8 @@ class _Walk:
         """Run one batch to its next stop, or to its end."""
         self.home = getcurrent()
         walker = self._walkers[number]
-        reached = walker.switch()
+        with torch.no_grad():  # here, not around the yields: whoever drives keeps its own mode
+            reached = walker.switch()
         if walker.dead:
             self.waiting.pop(number, None)
         else:
@@ -180,5 +180,6 @@ class _Walk:
 
     def abandon(self) -> None:
         """Unwind what each was in the middle of."""
-        for walker in self._walkers.values():
-            walker.throw()
+        with torch.no_grad():
+            for walker in self._walkers.values():
+                walker.throw()
