@@ -33,7 +33,7 @@ def run_demo(out: Path, command: str) -> dict[str, Any]:
         data=data,
         out=out / "compressed",
         size="5%",
-        latency="8%",
+        latency="7%",
         keep="98%",
         keep_modality="95%",
         steps=250,
