@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPProcessor, PreTrainedTokenizerFast
 
-from benchmarks.fidelity.training import finished, fit, pack, publish
+from benchmarks.fidelity.training import finished, fit, publish
+from benchmarks.packs import pack
 
 NAME = "clip"
 STORED, SIDE, PATCH = 144, 80, 16

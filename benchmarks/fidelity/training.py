@@ -1,7 +1,6 @@
 """One plain training loop, and where its models lie. What is finished is not done again."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -12,16 +11,7 @@ import torch
 from torch import Tensor, nn
 
 FOLDER = Path("runs/fidelity")
-PACKS = Path(os.environ.get("TRIPTYCH_DATA", "../shared/data"))
 WARM_UP = 0.1  # of the steps
-
-
-def pack(name: str) -> Path:
-    """A pack of public data; TRIPTYCH_DATA names the folder they lie in."""
-    path = PACKS / name
-    if not path.exists():
-        raise SystemExit(f"{path} is not there. Set TRIPTYCH_DATA to the folder that holds {name}.")
-    return path
 
 
 class Muon(torch.optim.Optimizer):

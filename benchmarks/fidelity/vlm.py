@@ -31,7 +31,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from benchmarks.fidelity.training import finished, fit, pack, publish
+from benchmarks.fidelity.training import finished, fit, publish
+from benchmarks.packs import pack
 
 NAME = "vlm"
 SIDE, PATCH = 48, 8

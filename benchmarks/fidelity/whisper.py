@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, WhisperConfig, WhisperForConditionalGeneration
 
-from benchmarks.fidelity.training import finished, fit, pack, publish
+from benchmarks.fidelity.training import finished, fit, publish
+from benchmarks.packs import pack
 
 NAME = "whisper"
 FRAMES, COEFFICIENTS = 320, 13
