@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -16,8 +18,6 @@ from triptych.recipe import ModelSettings
 
 @pytest.fixture
 def model(tiny_trained):
-    import copy
-
     return copy.deepcopy(tiny_trained.loaded.model)
 
 
@@ -120,3 +120,28 @@ def test_an_encoder_for_another_kind_of_column_is_refused_by_name(tiny_trained):
 def test_a_model_without_inputs_is_refused():
     with pytest.raises(InputError, match="at least one input"):
         FusionModel(FusionConfig())
+
+
+def pooled(model):
+    return {w.name: w for w in model.widths() if any("projectors." in m.parameter for m in w.consumers)}
+
+
+def test_every_pooled_vector_is_read_by_its_projector(model):
+    assert set(pooled(model)) == {
+        "encoders.picture.stages.1.0.stream",
+        "encoders.sound.stages.1.0.stream",
+        "encoders.word.out",
+    }
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_removing_pooled_units_equals_not_reading_them(model, batch, place):
+    width = list(pooled(model).values())[place]
+    blind = copy.deepcopy(model)
+    for member in width.consumers:
+        with torch.no_grad():
+            blind.get_parameter(member.parameter).index_fill_(member.axis, torch.arange(1, width.units, 2), 0.0)
+    expected = blind(batch.inputs, batch.presence).logits
+    assert not torch.allclose(model(batch.inputs, batch.presence).logits, expected)
+    shrink(model, width, torch.arange(0, width.units, 2))
+    torch.testing.assert_close(model(batch.inputs, batch.presence).logits, expected, rtol=1e-5, atol=1e-5)

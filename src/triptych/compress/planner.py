@@ -145,7 +145,8 @@ def look(around: Surroundings) -> Survey:
             harms[name] = _harms(folded, name, statistics[name], batches, reference)
             advance(1, note=name)
     widths = {width.name: width for width in model.widths()}
-    positions = {name: found.tokens / sum(len(b.presence) for b in batches) for name, found in statistics.items()}
+    rows = sum(len(batch.presence) for batch in batches)
+    positions = {name: found.tokens / rows for name, found in statistics.items()}
     costs = {name: _unit_cost(folded, width, positions) for name, width in widths.items()}
     return Survey(scores, costs, harms, {name: width.units for name, width in widths.items()})
 
