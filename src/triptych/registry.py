@@ -4,7 +4,7 @@ A component class carries its own pydantic ``Config`` as an attribute. Another p
 ``triptych.<kind>`` (for example ``triptych.encoder``) that points at the class.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -61,6 +61,25 @@ def find(kind: Kind, name: str) -> Any:
         hint = f"Did you mean {near[0]!r}?" if near else f"Choose one of: {', '.join(known)}."
         raise InputError(f"There is no {kind} called {name!r}.", hint)
     return _entries[kind, name]
+
+
+def build(kind: Kind, settings: Mapping[str, Any], *args: Any) -> Any:
+    """The component that `settings["name"]` asks for, made from the other settings.
+
+    Raises:
+        InputError: an unknown name, or a setting that the component does not have.
+    """
+    settings = dict(settings)
+    component = find(kind, settings.pop("name"))
+    try:
+        config = component.Config(**settings)
+    except ValueError as error:
+        lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())  # type: ignore[attr-defined]
+        raise InputError(
+            f"The settings of {kind} {component.__name__} do not fit ({lines}).",
+            f"It takes: {', '.join(component.Config.model_fields)}.",
+        ) from error
+    return component(config, *args)
 
 
 def names(kind: Kind) -> list[str]:

@@ -3,7 +3,7 @@
 Encoders, fusions and heads are plain modules; these four records are all that the model, the trainer and the compressor know of them.
 """
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
@@ -68,6 +68,16 @@ class Width(NamedTuple):
 def linear_rows(name: str, layer: nn.Linear) -> Width:
     """The outputs of a linear layer called `name`, which nothing here reads."""
     return Width(name, layer.weight.shape[0], (Member(f"{name}.weight", 0), Member(f"{name}.bias", 0)), ())
+
+
+def passed_on(prefix: str, encoder: Any, reader: str) -> list[Width]:
+    """The width of the vector that the encoder standing under `prefix` returns, read by the columns of `reader`.
+
+    None where the encoder does not say what makes the vector, or where it must stay whole.
+    """
+    pooled = encoder.pooled() if hasattr(encoder, "pooled") else None
+    moved = prefixed(prefix, [pooled] if pooled else [])
+    return [width._replace(consumers=(*width.consumers, Member(reader, 1))) for width in moved]
 
 
 def prefixed(prefix: str, widths: list[Width]) -> list[Width]:

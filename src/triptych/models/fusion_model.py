@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedMode
 from transformers.utils import ModelOutput
 
 from triptych.errors import InputError
-from triptych.registry import find
-from triptych.structure import Features, Member, Width, prefixed
+from triptych.registry import build, find
+from triptych.structure import Features, Width, passed_on, prefixed
 from triptych.tasks import Task
 
 
@@ -64,25 +64,6 @@ class FusionOutput(ModelOutput):
     logits: Tensor | None = None
     fused: Tensor | None = None
     modalities: Tensor | None = None
-
-
-def build(kind: str, settings: dict[str, Any], *args: Any) -> Any:
-    """The component that `settings["name"]` asks for, made from the other settings.
-
-    Raises:
-        InputError: an unknown name, or a setting that the component does not have.
-    """
-    settings = dict(settings)
-    component = find(kind, settings.pop("name"))  # type: ignore[arg-type]
-    try:
-        config = component.Config(**settings)
-    except ValueError as error:
-        lines = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())  # type: ignore[attr-defined]
-        raise InputError(
-            f"The settings of {kind} {component.__name__} do not fit ({lines}).",
-            f"It takes: {', '.join(component.Config.model_fields)}.",
-        ) from error
-    return component(config, *args)
 
 
 class Projector(nn.Module):
@@ -189,11 +170,8 @@ class FusionModel(PreTrainedModel):
         """
         shrinking = {prefix: part for prefix, part in self._parts().items() if hasattr(part, "widths")}
         found = [width for prefix, part in shrinking.items() for width in prefixed(prefix, part.widths())]
-        encoders: dict[str, Any] = {name: part for name, part in self.encoders.items() if hasattr(part, "pooled")}
-        for name, encoder in encoders.items():
-            (pooled,) = prefixed(f"encoders.{name}", [encoder.pooled()])
-            reader = Member(f"projectors.{name}.linear.weight", 1)
-            found.append(pooled._replace(consumers=(*pooled.consumers, reader)))
+        for name, encoder in self.encoders.items():
+            found += passed_on(f"encoders.{name}", encoder, f"projectors.{name}.linear.weight")
         return found
 
     def droppable(self) -> list[str]:
