@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-Modality = Literal["image", "audio", "text", "category", "number"]
+Modality = Literal["image", "audio", "video", "text", "category", "number"]
 
 
 class Settings(BaseModel):
@@ -21,8 +21,9 @@ class Settings(BaseModel):
 class Features(Settings):
     """The tensor an encoder reads, without the batch axis.
 
-    image: shape (channels, height, width); audio: (1, mels, frames); text: (tokens,) of ids below `vocabulary`, 0 is padding;
-    category: (1,) of ids below `vocabulary`; number: (1,).
+    image: shape (channels, height, width); audio: (1, mels, frames); video: (frames, channels, height, width), where a frame
+    of zeros alone is padding; text: (tokens,) of ids below `vocabulary`, 0 is padding; category: (1,) of ids below
+    `vocabulary`; number: (1,).
     """
 
     kind: Modality
@@ -73,7 +74,7 @@ def linear_rows(name: str, layer: nn.Linear) -> Width:
 def passed_on(prefix: str, encoder: Any, reader: str) -> list[Width]:
     """The width of the vector that the encoder standing under `prefix` returns, read by the columns of `reader`.
 
-    None where the encoder does not say what makes the vector, or where it must stay whole.
+    Empty where the encoder does not say what makes the vector, or where it must stay whole.
     """
     pooled = encoder.pooled() if hasattr(encoder, "pooled") else None
     moved = prefixed(prefix, [pooled] if pooled else [])

@@ -4,7 +4,6 @@ import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +11,7 @@ import pytest
 import soundfile
 import torch
 import transformers as hf
+from benchmarks.tasks.clips import encoded
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -20,8 +20,8 @@ from triptych import console
 from triptych.compress.calibrate import calibration, token_modality
 from triptych.compress.coverage import Coverage, coverage, show
 from triptych.compress.inputs import draw
-from triptych.compress.inputs import rows as rows_module
 from triptych.compress.inputs.expected import MisfitError
+from triptych.compress.inputs.rows import Rows, read_rows
 from triptych.demo import make_data
 from triptych.errors import InputError
 from triptych.models.store import read_model
@@ -355,48 +355,18 @@ def test_code_that_comes_with_a_folder_is_not_run(folder, media, tmp_path):
 # ---------------------------------------------------------------------------------- video
 
 
-class FakeFrame(NamedTuple):
-    value: int
-
-    def to_ndarray(self, **settings: str) -> np.ndarray:
-        assert settings == {"format": "rgb24"}
-        return np.full((4, 6, 3), self.value, np.uint8)
-
-
-def test_video_frames_are_spread_over_the_clip(monkeypatch):
-    class Container:
-        duration = 1_000_000
-
-        def __init__(self) -> None:
-            stream = ModuleType("stream")
-            stream.width, stream.height, stream.frames = 6, 4, 15
-            self.streams = ModuleType("streams")
-            self.streams.video = [stream]
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *error):
-            return None
-
-        def seek(self, place: int) -> None:
-            assert place == 0
-
-        def decode(self, _):
-            return (FakeFrame(i) for i in range(15))
-
-    fake = ModuleType("av")
-    fake.time_base, fake.open = 1_000_000, lambda _: Container()
-    monkeypatch.setitem(sys.modules, "av", fake)
-    clip = rows_module.decode_video(b"content", "row 1")
-    assert clip.shape == (8, 4, 6, 3)
-    assert clip[:, 0, 0, 0].tolist() == [0, 2, 4, 6, 8, 10, 12, 14]
+def test_a_column_of_videos_is_found_and_its_frames_are_spread_over_the_clip(tmp_path):
+    shades = np.repeat(10 * np.arange(16, dtype=np.uint8), 16 * 16 * 3).reshape(16, 16, 16, 3)
+    (tmp_path / "a.mp4").write_bytes(encoded(shades))
+    table, columns = read_rows([{"film": str(tmp_path / "a.mp4"), "question": "what is it"}], None)
+    assert (columns.video, columns.text) == (("film",), ("question",))
+    (clip,) = Rows(table, columns).read(0).clips
+    assert clip.shape == (8, 16, 16, 3)
+    assert (clip[:, 0, 0, 0] / 10).round().tolist() == [1, 3, 5, 7, 9, 11, 13, 15]
 
 
-def test_video_without_pyav_says_so_and_an_unread_column_is_left_alone(folder, media, monkeypatch):
+def test_a_column_of_videos_that_a_model_does_not_read_is_left_alone(folder, media, monkeypatch):
     monkeypatch.setitem(sys.modules, "av", None)
-    with pytest.raises(InputError, match="needs PyAV"):
-        rows_module.decode_video(b"content", "row 1")
     rows = [{"photo": str(media / f"{i}.png"), "film": "a.mp4", "question": f"what w{i}"} for i in range(4)]
     found = calibration(folder("qwen2_vl"), rows)  # without torchvision its processor reads no video
     assert found.columns == {"image": ("photo",), "text": ("question",)}

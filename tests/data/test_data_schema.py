@@ -77,7 +77,7 @@ def test_overrides_win_and_a_target_on_the_command_line_wins_over_them(tmp_path)
         (
             {"x": "gif"},
             None,
-            "Column 'x': there is no kind 'gif'. Choose one of: image, audio, text, category, number.",
+            "Column 'x': there is no kind 'gif'. Choose one of: image, audio, video, text, category, number.",
         ),
         ({"x": "text:inputs"}, None, "Column 'x': there is no role 'inputs'. Did you mean 'input'?"),
         ({"photos": "image"}, None, "rows.csv has no column 'photos'. Did you mean 'photo'?"),

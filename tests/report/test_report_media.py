@@ -7,7 +7,7 @@ import numpy as np
 import soundfile
 from PIL import Image
 
-from triptych.report.media import picture_uri, sound_uri
+from triptych.report.media import picture_uri, sound_uri, strip_uri
 from triptych.report.schema import SampleField
 
 
@@ -24,6 +24,16 @@ def test_a_picture_is_shrunk_and_keeps_its_shape() -> None:
     assert picture.size == (240, 160)
     assert np.abs(np.array(picture.getpixel((200, 80))) - (200, 40, 40)).max() < 16
     assert uri == picture_uri(pixels)
+
+
+def test_a_video_is_a_strip_of_its_frames_from_left_to_right() -> None:
+    frames = np.zeros((5, 60, 60, 3), np.uint8)
+    frames[:, :, :, 0] = 50 * np.arange(5)[:, None, None]
+    uri = strip_uri(frames)
+    SampleField(name="x", kind="video", value=uri)
+    strip = np.asarray(Image.open(_bytes(uri)).convert("RGB"))
+    assert strip.shape == (60, 300, 3)
+    assert np.abs(strip[30, 30::60, 0].astype(int) - 50 * np.arange(5)).max() < 16
 
 
 def test_the_noisiest_picture_stays_small() -> None:

@@ -5,15 +5,18 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import UInt8
 
-from triptych.data.decode import audio_header, decode_audio, decode_image, media_source
+from triptych.data.decode import MEDIA, audio_header, decode_audio, decode_image, media_source
 from triptych.data.schema import Kind
 from triptych.data.tabular import parse_number
+from triptych.data.video import decode_video
 from triptych.errors import InputError, LimitError
 from triptych.limits import LIMITS, Limits
 
 QUIET = 1e-4  # peak amplitude of silence: -80 dB of full scale
 DARK = 8  # brightest pixel of an all-black image, of 255
+FRAMES = 8  # of a video, evenly spaced, that are looked at
 
 Problem = Literal["missing_file", "unreadable", "too_large", "wrong_type"]
 
@@ -51,7 +54,7 @@ class CellReader:
         if cell is None:
             return ABSENT
         try:
-            if kind in ("image", "audio"):
+            if kind in MEDIA:
                 return self._media(cell, kind, root, where)
             if kind == "number":
                 return Cell(content=repr(parse_number(cell, where)))
@@ -67,21 +70,25 @@ class CellReader:
         source = media_source(cell, root, where)
         if isinstance(source, Path) and (kind, source) in self._known:
             return self._known[kind, source]
-        found = self._image(source, where) if kind == "image" else self._audio(source, where)
+        read = {"image": self._image, "audio": self._audio, "video": self._video}[kind]
+        found = read(source, where)
         if isinstance(source, Path):
             self._known[kind, source] = found
         return found
 
     def _image(self, source: Path | bytes, where: str) -> Cell:
         pixels = decode_image(source, where, self.limits)
-        dark, flat = int(pixels.max()) <= DARK, bool((pixels == pixels[0, 0]).all())
-        return Cell(content=_sha256(source), dull="black" if dark else "constant" if flat else None)
+        return Cell(content=_sha256(source), dull=_dull(pixels))
 
     def _audio(self, source: Path | bytes, where: str) -> Cell:
         sampling_rate, seconds = audio_header(source, where, self.limits)
         wave = decode_audio(source, sampling_rate, where, self.limits)
         silent = float(np.abs(wave - wave.mean()).max()) < QUIET  # a constant offset is silence too
         return Cell(content=_sha256(source), length=seconds, dull="silent" if silent else None)
+
+    def _video(self, source: Path | bytes, where: str) -> Cell:
+        clip = decode_video(source, FRAMES, where, limits=self.limits)
+        return Cell(content=_sha256(source), length=clip.seconds, dull=_dull(clip.frames))
 
     def _words(self, cell: Any, kind: Kind, where: str) -> Cell:
         if not isinstance(cell, str | int | float):
@@ -95,6 +102,13 @@ class CellReader:
         if kind == "category":
             return Cell(content=text)
         return Cell(content=" ".join(text.casefold().split()), length=float(len(text)))
+
+
+def _dull(pixels: UInt8[np.ndarray, "*frames h w 3"]) -> Literal["black", "constant"] | None:
+    """Whether a picture, or every frame of a video, is black or of one colour."""
+    if int(pixels.max()) <= DARK:
+        return "black"
+    return "constant" if bool((pixels == pixels[(0,) * (pixels.ndim - 1)]).all()) else None
 
 
 def _sha256(source: Path | bytes) -> str:

@@ -85,7 +85,7 @@ def check(tables: Mapping[str, Table], schema: Schema, limits: Limits = LIMITS) 
         for field in schema.inputs:
             cells = part.cells[field.name]
             found += find.unreadable_cells(part, field.name, cells)
-            found += find.dull_cells(part, field.name, cells)
+            found += find.dull_cells(part, field, cells)
             found += find.length_outliers(part, field, cells)
         found += find.empty_and_repeated_rows(part)
         found += find.label_problems(part, train, schema.target)

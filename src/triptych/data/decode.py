@@ -18,13 +18,18 @@ if TYPE_CHECKING:
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # no others: Pillow would run Ghostscript on an EPS file
 AUDIO_SUFFIXES = frozenset({".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif"})
+VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg"})
+
+Media = Literal["image", "audio", "video"]  # the kinds whose cells point at files
+MEDIA: dict[Media, frozenset[str]] = {"image": IMAGE_SUFFIXES, "audio": AUDIO_SUFFIXES, "video": VIDEO_SUFFIXES}
 
 IMAGE_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 AUDIO_MAGIC = (b"OggS", b"fLaC", b"ID3", b"\xff\xfb", b"FORM")
+VIDEO_MAGIC = (b"\x1aE\xdf\xa3", b"\0\0\1\xba")  # Matroska and WebM, MPEG
 
 
-def media_kind(cell: Any) -> Literal["image", "audio"] | None:
-    """Tell an image from a sound in a cell that holds bytes, or bytes and path as Hugging Face datasets store them."""
+def media_kind(cell: Any) -> Media | None:
+    """Tell images, sounds and videos apart in cells that hold bytes, or bytes and path as Hugging Face datasets store them."""
     content, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
     head = bytes((content or b"")[:12])
     suffix = PurePath(path).suffix.lower() if path else ""
@@ -32,6 +37,8 @@ def media_kind(cell: Any) -> Literal["image", "audio"] | None:
         return "image"
     if head.startswith(AUDIO_MAGIC) or head[8:12] == b"WAVE" or suffix in AUDIO_SUFFIXES:
         return "audio"
+    if head.startswith(VIDEO_MAGIC) or head[4:8] == b"ftyp" or head[8:12] == b"AVI " or suffix in VIDEO_SUFFIXES:
+        return "video"
     return None
 
 
@@ -65,12 +72,12 @@ def decode_image(source: Path | bytes, where: str, limits: Limits = LIMITS) -> U
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    name, content = _content(source, where, limits)
+    name, content = file_content(source, where, limits)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is the lower one
             image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
-        _refuse_large_image(image.width, image.height, f"{where}: {name}", limits)
+        refuse_large_image(image.width, image.height, f"{where}: {name}", limits)
         upright = ImageOps.exif_transpose(image)
         return np.asarray(_to_rgb(upright))
     except LimitError:
@@ -103,7 +110,7 @@ def decode_audio(
     """
     import soundfile
 
-    name, content = _content(source, where, limits)
+    name, content = file_content(source, where, limits)
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as sound:
             rate = sound.samplerate
@@ -133,7 +140,7 @@ def audio_header(source: Path | bytes, where: str, limits: Limits = LIMITS) -> t
     """
     import soundfile
 
-    name, content = _content(source, where, limits)
+    name, content = file_content(source, where, limits)
     try:
         with soundfile.SoundFile(io.BytesIO(content)) as sound:
             _refuse_long_audio(sound, f"{where}: {name}", limits)
@@ -142,8 +149,13 @@ def audio_header(source: Path | bytes, where: str, limits: Limits = LIMITS) -> t
         raise _unreadable_audio(name, where, error.error_string.rstrip(".")) from error
 
 
-def _content(source: Path | bytes, where: str, limits: Limits) -> tuple[str, bytes]:
-    """Name and bytes of a source."""
+def file_content(source: Path | bytes, where: str, limits: Limits) -> tuple[str, bytes]:
+    """Name and bytes of a source.
+
+    Raises:
+        InputError: no such file, or an empty one.
+        LimitError: too many bytes.
+    """
     if isinstance(source, bytes):
         name, size = "the content", len(source)
     else:
@@ -168,7 +180,8 @@ def _content(source: Path | bytes, where: str, limits: Limits) -> tuple[str, byt
         raise InputError(f"{where}: {name} cannot be read ({error}).", "Check the path and its permissions.") from error
 
 
-def _refuse_large_image(width: int, height: int, file: str, limits: Limits) -> None:
+def refuse_large_image(width: int, height: int, file: str, limits: Limits) -> None:
+    """Raise LimitError if a picture has too many pixels, in all or a side."""
     size = f"{file} has {width:,} x {height:,} pixels"
     if width * height > limits.image_pixels:
         raise LimitError(f"{size}; the limit is {limits.image_pixels:,} in all.", "Make the image smaller.")

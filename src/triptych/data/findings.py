@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from triptych.data.cells import Cell, CellReader
+from triptych.data.decode import MEDIA
 from triptych.data.schema import Field, Schema
 from triptych.data.table import Table, counted
 from triptych.structure import Settings
@@ -21,7 +22,13 @@ PROBLEMS = {
     "too_large": "cells are too large",
     "wrong_type": "cells are of the wrong type",
 }
-DULL = {"silent": "silent sound", "black": "all-black image", "constant": "one-coloured image"}
+DULL = {"silent": "silent", "black": "all-black", "constant": "one-coloured"}
+NOUNS = {"audio": "sound"}  # where the kind is not the word
+CUT = {  # what becomes of a cell that is too long
+    "audio": "Their end is cut off unless `seconds` is raised.",
+    "video": "Their frames lie further apart, or with a `rate` their end is cut off unless `frames` is raised.",
+    "text": "Their end is cut off unless `length` is raised.",
+}
 
 
 class Finding(Settings):
@@ -91,13 +98,15 @@ def unreadable_cells(part: Part, name: str, cells: list[Cell]) -> Iterator[Findi
             yield part.finding("error", code, message, found[0][1].next, column=name, rows=rows)
 
 
-def dull_cells(part: Part, name: str, cells: list[Cell]) -> Iterator[Finding]:
-    """Silent sounds, black and one-coloured images, empty cells, columns that say nothing."""
+def dull_cells(part: Part, field: Field, cells: list[Cell]) -> Iterator[Finding]:
+    """Silent sounds, black and one-coloured images and videos, empty cells, columns that say nothing."""
+    name = field.name
     for code, said in DULL.items():
         rows = [i for i, cell in enumerate(cells) if cell.dull == code]
         if rows:
             advice = "Replace them, or leave the cells empty: a missing cell is learned as missing."
-            yield part.finding("warning", code, f"{counted(len(rows), said)}.", advice, column=name, rows=rows)
+            message = f"{counted(len(rows), f'{said} {NOUNS.get(field.kind, field.kind)}')}."
+            yield part.finding("warning", code, message, advice, column=name, rows=rows)
     absent = sum(cell.content is None and cell.problem is None for cell in cells)
     if absent == len(cells):
         advice = "Fill the column in or give it the role `ignore`."
@@ -118,13 +127,12 @@ def length_outliers(part: Part, field: Field, cells: list[Cell]) -> Iterator[Fin
     lower, median, upper = np.nanquantile(lengths, [0.25, 0.5, 0.75])
     rows = np.flatnonzero(lengths > max(upper + 3 * (upper - lower), 2 * median)).tolist()
     if rows:
-        unit = "s" if field.kind == "audio" else "characters"
+        unit = "s" if field.kind in MEDIA else "characters"
         message = (
             f"{counted(len(rows), 'cell')} far longer than the others "
             f"(up to {np.nanmax(lengths):.4g} {unit}; half of all have at most {median:.4g})."
         )
-        setting = "seconds" if field.kind == "audio" else "length"
-        advice = f"Their end is cut off unless `{setting}` is raised."
+        advice = CUT[field.kind]
         yield part.finding("note", "length_outliers", message, advice, column=field.name, rows=rows)
 
 
@@ -205,7 +213,7 @@ def rows_in_training(part: Part, train: Part, schema: Schema) -> Iterator[Findin
         message = f"the row is a training row too ({twin})." if len(rows) == 1 else several
         yield part.finding(level, "row_in_training", message, "Leave it out of one of the two.", rows=rows)
     for field in schema.inputs:
-        if field.kind in ("image", "audio"):
+        if field.kind in MEDIA:
             known = {cell.content for cell in train.cells[field.name]} - {None}
             told = set(rows)
             files = [i for i, c in enumerate(part.cells[field.name]) if c.content in known and i not in told]

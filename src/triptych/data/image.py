@@ -76,7 +76,7 @@ class ImageFeatures:
             return self
         total, squares, count = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64), 0
         for cell in cells:
-            pixels = self.load(cell, root, where).flatten(1).double() / 255
+            pixels = self._by_channel(self.load(cell, root, where)).double() / 255
             total += pixels.sum(1)
             squares += pixels.square().sum(1)
             count += pixels.shape[1]
@@ -91,26 +91,22 @@ class ImageFeatures:
             InputError: the file is missing or cannot be decoded; `where` names the place.
             LimitError: it is too large.
         """
-        from PIL import Image
-
-        image = Image.fromarray(decode_image(media_source(cell, root, where), where))
-        resized = self._resized(image)
-        pixels = np.asarray(resized.convert("L"))[..., None] if self.config.grey else np.asarray(resized)
-        return torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+        return self.arranged(decode_image(media_source(cell, root, where), where))
 
     def features(
         self,
-        stack: UInt8[Tensor, "batch channels height width"],
+        stack: UInt8[Tensor, "batch *frames channels height width"],
         augment: bool = False,
         generator: torch.Generator | None = None,
-    ) -> Float[Tensor, "batch channels height width"]:
-        """Normalised floats; augmented if asked, drawing from `generator`."""
+    ) -> Float[Tensor, "batch *frames channels height width"]:
+        """Normalised floats; augmented if asked, drawing from `generator`. Only videos have the axis of frames."""
         out = torch.empty(stack.shape, dtype=torch.float32)
-        for start in range(0, len(stack), CHUNK):
-            x = stack[start : start + CHUNK].float()
+        for start in range(0, len(stack), self._chunk):
+            x = stack[start : start + self._chunk].float()
             if augment:
-                x = self._augmented(x, generator or torch.default_generator)
-            torch.mul(x, self._scale, out=out[start : start + CHUNK]).add_(self._offset)
+                draw = generator or torch.default_generator
+                x = self._recoloured(self._warped(x, draw), draw)
+            torch.mul(x, self._scale, out=out[start : start + self._chunk]).add_(self._offset)
         return out
 
     @property
@@ -131,6 +127,23 @@ class ImageFeatures:
         """The features that `state` came from."""
         return cls(cls.Config(**state["config"]), tuple(state["mean"]), tuple(state["std"]))
 
+    def arranged(self, pixels: UInt8[np.ndarray, "h w 3"]) -> UInt8[Tensor, "channels height width"]:
+        """A decoded picture in its size and colours."""
+        from PIL import Image
+
+        resized = self._resized(Image.fromarray(pixels))
+        shown = np.asarray(resized.convert("L"))[..., None] if self.config.grey else np.asarray(resized)
+        return torch.from_numpy(shown.transpose(2, 0, 1).copy())
+
+    @property
+    def _chunk(self) -> int:
+        """How many are worked on at a time."""
+        return CHUNK
+
+    def _by_channel(self, loaded: UInt8[Tensor, "channels height width"]) -> UInt8[Tensor, "channels pixels"]:
+        """The pixels that mean and deviation are measured over."""
+        return loaded.flatten(1)
+
     def _resized(self, image: Any) -> Any:
         """Pillow's antialiased bicubic resize, aspect ratio as configured."""
         from PIL import Image, ImageOps
@@ -145,15 +158,22 @@ class ImageFeatures:
             return ImageOps.pad(image, (width, height), bicubic, color=(128, 128, 128))
         return image.resize((width, height), bicubic)
 
-    def _augmented(
+    def _warped(
         self, x: Float[Tensor, "batch channels height width"], generator: torch.Generator
     ) -> Float[Tensor, "batch channels height width"]:
-        """Warped and recoloured, still from 0 to 255."""
+        """Some of them rotated, mirrored, shifted and cropped, in place."""
         c = self.config
         if c.warped and (c.rotate or c.flip or c.shift or c.crop):
             chosen = (torch.rand(len(x), generator=generator) < c.warped).nonzero()[:, 0]
             x[chosen] = change.warp(x[chosen], generator, rotate=c.rotate, flip=c.flip, shift=c.shift, crop=c.crop)
+        return x
+
+    def _recoloured(
+        self, x: Float[Tensor, "batch channels height width"], generator: torch.Generator
+    ) -> Float[Tensor, "batch channels height width"]:
+        """Of other brightness, contrast and saturation, still from 0 to 255."""
+        c = self.config
         if c.brightness or c.contrast or c.saturation:
             strengths = {"brightness": c.brightness, "contrast": c.contrast, "saturation": c.saturation}
-            x = change.recolour(x, generator, **strengths, white=255.0)
+            return change.recolour(x, generator, **strengths, white=255.0)
         return x

@@ -9,18 +9,20 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from triptych.data.audio import AudioFeatures
+from triptych.data.decode import MEDIA
 from triptych.data.image import ImageFeatures
 from triptych.data.schema import Schema
 from triptych.data.table import Table
 from triptych.data.tabular import CategoryFeatures, NumberFeatures, parse_number
 from triptych.data.text import TextFeatures
+from triptych.data.video import VideoFeatures
 from triptych.errors import ArtifactError, InputError
 from triptych.recipe import parse
 from triptych.structure import Features, Settings
 
-FieldFeatures = ImageFeatures | AudioFeatures | TextFeatures | CategoryFeatures | NumberFeatures
+FieldFeatures = ImageFeatures | AudioFeatures | VideoFeatures | TextFeatures | CategoryFeatures | NumberFeatures
 CLASSES: dict[str, type[FieldFeatures]] = {c.kind: c for c in get_args(FieldFeatures)}
-FITTED_ON = 1_000  # images and sounds that are looked at, evenly spaced
+FITTED_ON = 1_000  # images, sounds and videos that are looked at, evenly spaced
 FILE = "processor.json"
 
 
@@ -94,7 +96,7 @@ class Processor:
             made = CLASSES[field.kind]
             config = parse(made.Config, dict(told.get(field.name, {})), f"The features of {field.name}")
             cells: Iterable[Any] = [cell for cell in table.column(field.name) if cell is not None]
-            if field.kind in ("image", "audio"):
+            if field.kind in MEDIA:
                 cells = _spread(list(cells))
             features[field.name] = made(config).fit(cells, table.root, f"{table.source.name}, column {field.name}")
         return cls(features, _target(table, schema))

@@ -8,12 +8,12 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from triptych.data.decode import AUDIO_SUFFIXES, IMAGE_SUFFIXES, media_kind
+from triptych.data.decode import MEDIA, Media, media_kind
 from triptych.data.table import Table
 from triptych.errors import InputError
-from triptych.structure import Settings
+from triptych.structure import Modality, Settings
 
-Kind = Literal["image", "audio", "text", "category", "number"]
+Kind = Modality
 Role = Literal["input", "target", "group", "split", "ignore"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -159,15 +159,13 @@ def _kind(cells: list[Any]) -> Kind:
     return "category" if few and words < 4 else "text"
 
 
-def _media(cells: list[Any]) -> Literal["image", "audio"] | None:
-    """Whether all cells are images, or sounds, by their suffixes or first bytes."""
+def _media(cells: list[Any]) -> Media | None:
+    """Whether all cells are images, sounds or videos, by their suffixes or first bytes."""
     contents = [cell for cell in cells if isinstance(cell, dict | bytes)]
     if contents:
         return media_kind(contents[0])
     suffixes = {PurePath(cell).suffix.lower() if isinstance(cell, str) else "" for cell in cells}
-    if suffixes and suffixes <= IMAGE_SUFFIXES:
-        return "image"
-    return "audio" if suffixes and suffixes <= AUDIO_SUFFIXES else None
+    return next((kind for kind, all_of in MEDIA.items() if suffixes and suffixes <= all_of), None)
 
 
 def _target_kind(cells: list[Any]) -> Kind:

@@ -15,10 +15,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from triptych.data.decode import AUDIO_SUFFIXES, IMAGE_SUFFIXES
+from triptych.data.decode import AUDIO_SUFFIXES, IMAGE_SUFFIXES, MEDIA, VIDEO_SUFFIXES
 from triptych.errors import InputError
 
-MEDIA = IMAGE_SUFFIXES | AUDIO_SUFFIXES
+MEDIA_SUFFIXES = frozenset[str]().union(*MEDIA.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,8 +81,8 @@ def read_table(path: Path) -> Table:
     """Read a table.
 
     Args:
-        path: `.csv`, `.tsv`, `.parquet`, `.jsonl`, a folder with one folder of images or sounds per class (columns
-            `file` and `label`), or a folder written by `datasets.Dataset.save_to_disk`.
+        path: `.csv`, `.tsv`, `.parquet`, `.jsonl`, a folder with one folder of images, sounds or videos per class
+            (columns `file` and `label`), or a folder written by `datasets.Dataset.save_to_disk`.
 
     Raises:
         InputError: no such path, another format, no rows, or a row that cannot be read; the message names the line.
@@ -213,15 +213,15 @@ def _read_folder(path: Path) -> Table:
     digest = hashlib.sha256()
     for folder in classes:
         for file in sorted(folder.rglob("*")):
-            if file.suffix.lower() in MEDIA and not file.name.startswith("."):
+            if file.suffix.lower() in MEDIA_SUFFIXES and not file.name.startswith("."):
                 files.append(file.relative_to(path).as_posix())
                 labels.append(folder.name)
                 digest.update(f"{files[-1]}\0{_file_sha256(file)}\n".encode())
     if not files:
         raise InputError(
             f"{path} is neither a folder of tables nor a folder per class.",
-            f"Bring a table, or folders named for their class that hold images ({', '.join(sorted(IMAGE_SUFFIXES))}) "
-            f"or sounds ({', '.join(sorted(AUDIO_SUFFIXES))}).",
+            f"Bring a table, or folders named for their class that hold images ({', '.join(sorted(IMAGE_SUFFIXES))}), "
+            f"sounds ({', '.join(sorted(AUDIO_SUFFIXES))}) or videos ({', '.join(sorted(VIDEO_SUFFIXES))}).",
         )
     rows = pa.table({"file": files, "label": labels})
     return Table(rows, path, path, digest.hexdigest(), tuple(range(1, len(files) + 1)))

@@ -16,6 +16,7 @@ from triptych.compress.run import Attempt, Compressed, worst_rows
 from triptych.data.decode import decode_audio, decode_image
 from triptych.data.samples import Samples
 from triptych.data.splits import Splits
+from triptych.data.video import decode_video
 from triptych.engines import Engine
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.engines.torch import TorchEngine
@@ -27,7 +28,7 @@ from triptych.models.components import components
 from triptych.models.store import Loaded
 from triptych.report import schema
 from triptych.report.environment import cpu_name, versions
-from triptych.report.media import picture_uri, sound_uri
+from triptych.report.media import STRIP, picture_uri, sound_uri, strip_uri
 from triptych.report.words import weakest
 
 MEASURED = (
@@ -302,6 +303,8 @@ def _shown(kind: str, cell: object, root: Path, where: str) -> str | None:
         return None
     if kind == "image":
         return picture_uri(decode_image(root / str(cell), where))
+    if kind == "video":
+        return strip_uri(decode_video(root / str(cell), STRIP, where).frames)
     if kind == "audio":
         return sound_uri(decode_audio(root / str(cell), 16_000, where), 16_000)
     return str(cell)

@@ -1,4 +1,4 @@
-"""Pictures and sounds of a few samples, small enough to stand inside the page as data URIs.
+"""Pictures, sounds and videos of a few samples, small enough to stand inside the page as data URIs; a video as a strip of frames.
 
 Both encoders give the same bytes for the same input, as all of the report must (an Ogg stream would carry a random
 serial number), and browsers show and play both.
@@ -12,6 +12,7 @@ from jaxtyping import Float32, UInt8
 
 PICTURE_SIDE = 240  # pixels, twice what a card shows, for dense screens
 SOUND_SECONDS = 6.0
+STRIP = 5  # frames of a video that are shown
 
 
 def picture_uri(pixels: UInt8[np.ndarray, "h w 3"], side: int = PICTURE_SIDE) -> str:
@@ -23,6 +24,11 @@ def picture_uri(pixels: UInt8[np.ndarray, "h w 3"], side: int = PICTURE_SIDE) ->
     file = BytesIO()
     picture.save(file, format="webp", quality=80, method=4)
     return f"data:image/webp;base64,{b64encode(file.getvalue()).decode()}"
+
+
+def strip_uri(frames: UInt8[np.ndarray, "frames h w 3"]) -> str:
+    """A WebP data URI of the frames of a video beside each other, the first on the left."""
+    return picture_uri(np.hstack(list(frames)), side=PICTURE_SIDE * 2)
 
 
 def sound_uri(samples: Float32[np.ndarray, "samples"], rate: int, seconds: float = SOUND_SECONDS) -> str:

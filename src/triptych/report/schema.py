@@ -208,7 +208,7 @@ class Answer(Record):
 
 
 class SampleField(Record):
-    """One field of a sample: a data URI for a picture or a sound, text for the rest, None where it is absent."""
+    """One field of a sample: a data URI for a picture, a sound or a strip of frames, text for the rest, None where it is absent."""
 
     name: str
     kind: Modality
@@ -216,7 +216,7 @@ class SampleField(Record):
 
     @model_validator(mode="after")
     def _media_is_embedded(self) -> "SampleField":
-        pattern = {"image": PICTURE, "audio": SOUND}.get(self.kind)
+        pattern = {"image": PICTURE, "video": PICTURE, "audio": SOUND}.get(self.kind)
         if pattern and self.value is not None and fullmatch(pattern, self.value) is None:
             raise ValueError(f"field {self.name!r}: {self.kind} must be a base64 data URI of a known format")
         return self

@@ -1,9 +1,8 @@
 """The rows of a table as samples of words, pictures, sounds and clips, whatever the columns are called."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,10 +13,10 @@ from triptych.data.decode import decode_audio, decode_image, media_source
 from triptych.data.schema import Schema, guess
 from triptych.data.splits import read_splits
 from triptych.data.table import Table
-from triptych.errors import InputError, LimitError
+from triptych.data.video import decode_video
+from triptych.errors import InputError
 from triptych.limits import LIMITS
 
-VIDEO_SUFFIXES = frozenset({".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v"})
 ANSWERS = ("answer", "response", "completion", "output", "reply", "caption", "transcript", "transcription")
 FRAMES = 8  # of a clip, evenly spaced
 
@@ -68,15 +67,13 @@ def read_rows(data: Path | Sequence[Mapping[str, Any]], schema: Mapping[str, str
 
     Args:
         data: a table as `triptych.data` reads it, or its rows as mappings of column to cell.
-        schema: kind or kind:role by column, stronger than a schema.yaml; the kind "video" is known here too.
+        schema: kind or kind:role by column, stronger than a schema.yaml.
 
     Raises:
         InputError: it cannot be read, or no column holds anything that a model could read.
     """
-    told = dict(schema or {})
-    clips = tuple(name for name, text in told.items() if text.partition(":")[0].strip() == "video")
-    table, known = training_rows(data, told | dict.fromkeys(clips, "text:ignore"))
-    return table, _columns(table, known, clips)
+    table, known = training_rows(data, schema or {})
+    return table, _columns(known)
 
 
 def training_rows(data: Path | Sequence[Mapping[str, Any]], schema: Mapping[str, str]) -> tuple[Table, Schema]:
@@ -106,28 +103,22 @@ def _in_memory(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table(content, Path(), Path("rows"), "", tuple(range(1, len(rows) + 1)))
 
 
-def _columns(table: Table, schema: Schema, clips: tuple[str, ...]) -> Columns:
+def _columns(schema: Schema) -> Columns:
     """Short words that look like categories are words here, as numbers are not."""
-    clips += tuple(f.name for f in schema.inputs if f.kind in ("text", "category") and _are_clips(table.column(f.name)))
-    inputs = [field for field in schema.inputs if field.name not in clips]
+    inputs = schema.inputs
     words = [f.name for f in inputs if f.kind == "text"] or [f.name for f in inputs if f.kind == "category"]
     target = schema.target
     answer = target.name if target is not None and target.kind in ("text", "category") else None
-    if answer is None and (len(inputs) > 1 or clips):
+    if answer is None and len(inputs) > 1:
         spoken = [f.name for f in inputs if f.kind in ("text", "category")]
         answer = next((name for name in spoken if name.lower() in ANSWERS), None)
     return Columns(
         text=tuple(name for name in words if name != answer),
         image=tuple(f.name for f in inputs if f.kind == "image"),
         audio=tuple(f.name for f in inputs if f.kind == "audio"),
-        video=clips,
+        video=tuple(f.name for f in inputs if f.kind == "video"),
         answer=answer,
     )
-
-
-def _are_clips(cells: list[Any]) -> bool:
-    suffixes = {PurePath(cell).suffix.lower() for cell in cells if isinstance(cell, str)}
-    return bool(suffixes) and suffixes <= VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,57 +162,5 @@ class Rows:
             answer="" if answer is None else str(answer)[: LIMITS.text_characters],
             images=tuple(decode_image(source, where) for source, where in sources("image")),
             sounds=tuple(decode_audio(source, self.sampling_rate, where) for source, where in sources("audio")),
-            clips=tuple(decode_video(source, where) for source, where in sources("video")),
-        )
-
-
-def decode_video(source: Path | bytes, where: str, frames: int = FRAMES) -> UInt8[np.ndarray, "frames h w 3"]:
-    """Evenly spaced RGB frames of a clip, through PyAV.
-
-    Raises:
-        InputError: PyAV is not installed, or the clip cannot be decoded.
-        LimitError: too many bytes, pixels or seconds.
-    """
-    try:
-        import av  # type: ignore[import-not-found, unused-ignore]
-    except ImportError as error:
-        raise InputError(f"{where}: reading video needs PyAV.", "Run `pip install av`.") from error
-    name, content = _encoded(source, where)
-    try:
-        with av.open(io.BytesIO(content)) as container:
-            stream = container.streams.video[0]
-            _refuse_large_video(
-                stream.width * stream.height, float(container.duration or 0) / av.time_base, name, where
-            )
-            count = stream.frames or sum(1 for _ in container.decode(stream))
-            container.seek(0)
-            wanted = set(np.linspace(0, max(count - 1, 0), min(frames, max(count, 1))).round().astype(int).tolist())
-            kept = [f.to_ndarray(format="rgb24") for i, f in enumerate(container.decode(stream)) if i in wanted]
-    except LimitError:
-        raise
-    except Exception as error:  # a damaged file may raise anything inside a decoder
-        raise InputError(f"{where}: {name} cannot be read as video ({error}).", "Replace the file.") from error
-    if not kept:
-        raise InputError(f"{where}: {name} holds no frames.", "Replace the file or leave the cell empty.")
-    return np.stack(kept)
-
-
-def _encoded(source: Path | bytes, where: str) -> tuple[str, bytes]:
-    """Name and bytes of a clip."""
-    if isinstance(source, bytes):
-        return "the content", source
-    if not source.is_file():
-        raise InputError(f"{where}: there is no file {source}.", "Mend the path or leave the cell empty.")
-    size = source.stat().st_size
-    if size > LIMITS.file_bytes:
-        raise LimitError(f"{where}: {source.name} has {size:,} bytes; the limit is {LIMITS.file_bytes:,}.", "Cut it.")
-    return source.name, source.read_bytes()
-
-
-def _refuse_large_video(pixels: int, seconds: float, name: str, where: str) -> None:
-    if pixels > LIMITS.image_pixels:
-        raise LimitError(f"{where}: {name} has {pixels:,} pixels; the limit is {LIMITS.image_pixels:,}.", "Scale it.")
-    if seconds > LIMITS.audio_seconds:
-        raise LimitError(
-            f"{where}: {name} lasts {seconds:,.0f} s; the limit is {LIMITS.audio_seconds:,.0f} s.", "Cut it."
+            clips=tuple(decode_video(source, FRAMES, where).frames for source, where in sources("video")),
         )
