@@ -13,6 +13,7 @@ from triptych.structure import Features
 
 IMAGE = Features(kind="image", shape=(3, 24, 16))
 AUDIO = Features(kind="audio", shape=(1, 12, 17))
+VIDEO = Features(kind="video", shape=(5, 3, 24, 16))
 TEXT = Features(kind="text", shape=(8,), vocabulary=30)
 CATEGORY = Features(kind="category", shape=(1,), vocabulary=7)
 NUMBER = Features(kind="number", shape=(1,))
@@ -24,6 +25,8 @@ GRU = {"cell": "gru", "hidden": 6, "width": 8, "embedding": 10, "layers": 3, "po
 TRANSFORMER = {"width": 12, "heads": 4, "layers": 2, "feedforward": 10, "patch": 8}
 RBF = {"dim": 6, "units": 10, "width": 8, "patch": 4}
 MLP = {"hidden": 6, "width": 8}
+RECURRENT = {"frame": {"name": "cnn", **CNN}, "time": {"name": "rnn", "hidden": 6, "width": 8}, "width": 10}
+ATTENTIVE = {"frame": {"name": "rbf", **RBF}, "time": {"name": "transformer", **TRANSFORMER, "patch": 1}, "width": 10}
 
 CASES = {
     "cnn image": ("cnn", CNN, IMAGE),
@@ -45,12 +48,16 @@ CASES = {
     "rbf audio": ("rbf", RBF, AUDIO),
     "rbf text": ("rbf", RBF, TEXT),
     "rbf number": ("rbf", RBF, NUMBER),
+    "recurrent frames": ("frames", RECURRENT, VIDEO),
+    "frames with attention": ("frames", ATTENTIVE, VIDEO),
     "mlp category": ("mlp", MLP, CATEGORY),
     "mlp number": ("mlp", MLP, NUMBER),
 }
 every = pytest.mark.parametrize("case", CASES)
 every_text = pytest.mark.parametrize("case", [name for name, (_, _, features) in CASES.items() if features is TEXT])
-one_of_each = pytest.mark.parametrize("case", ["cnn text", "lstm text", "transformer image", "rbf audio", "mlp number"])
+one_of_each = pytest.mark.parametrize(
+    "case", ["cnn text", "lstm text", "transformer image", "rbf audio", "recurrent frames", "mlp number"]
+)
 
 
 def build(case):
@@ -71,10 +78,16 @@ def build(case):
 
 
 def sample(features, batch, seed=1):
-    """Random features; texts have different lengths and zeros behind them."""
+    """Random features; texts and clips have different lengths and zeros behind them."""
     generator = torch.Generator().manual_seed(seed)
     if not features.vocabulary:
-        return torch.randn(batch, *features.shape, generator=generator)
+        x = torch.randn(batch, *features.shape, generator=generator)
+        lengths = torch.randint(
+            1, features.shape[0] + 1, (batch if features.kind == "video" else 0,), generator=generator
+        )
+        for row, length in enumerate(lengths):
+            x[row, length:] = 0
+        return x
     ids = torch.randint(1, features.vocabulary, (batch, *features.shape), generator=generator)
     if features.kind == "text":
         for row, length in enumerate(torch.randint(1, features.shape[0] + 1, (batch,), generator=generator)):
@@ -87,7 +100,7 @@ def distance(one, other):
 
 
 def test_all_are_registered():
-    assert set(names("encoder")) >= {"cnn", "rnn", "transformer", "rbf", "mlp", "pretrained"}
+    assert set(names("encoder")) >= {"cnn", "rnn", "transformer", "rbf", "mlp", "frames", "pretrained"}
 
 
 @every

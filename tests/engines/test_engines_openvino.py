@@ -1,17 +1,23 @@
 """OpenVINO runs our codes: outputs against PyTorch, and what the plugin really executes."""
 
 import numpy as np
+import openvino as ov
 import pytest
 import torch
 from torch import nn
 
-from triptych.compress.quantize import layers
+from triptych.compress.passes import fold_norms
+from triptych.compress.quantize import layers, moments
 from triptych.compress.quantize.grid import Grid
 from triptych.compress.quantize.layers import LayerScheme
+from triptych.compress.quantize.rounding import quantize_weight
+from triptych.data.batch import Batch
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.engines.torch import TorchEngine
 from triptych.errors import ArtifactError, InputError
+from triptych.models.fusion_model import FusionConfig, FusionModel
 from triptych.registry import find
+from triptych.structure import Features
 
 W8A8 = LayerScheme(weight=Grid(bits=8), activation=8)
 W4A8 = LayerScheme(weight=Grid(bits=4), activation=8)
@@ -159,3 +165,30 @@ def test_errors_say_what_is_wrong(small, choose, make_batch, tmp_path):
     (tmp_path / "openvino_model.xml").write_text("<nothing/>")
     with pytest.raises(ArtifactError, match="OpenVINO cannot read"):
         OpenVINOEngine.read(tmp_path / "openvino_model.xml")
+
+
+@pytest.mark.parametrize("time", [{"cell": "gru", "hidden": 8}, {"name": "transformer", "width": 12, "heads": 2}])
+def test_frames_that_share_the_batch_axis_take_any_batch_size(time, tmp_path):
+    features = Features(kind="video", shape=(4, 1, 16, 16))
+    frame = {"name": "cnn", "widths": [8, 8], "blocks": [1, 1]}
+    encoder = {"name": "frames", "frame": frame, "time": time, "width": 8}
+    inputs = {"film": {"features": features.model_dump(), "encoder": encoder}}
+    torch.manual_seed(0)
+    model = FusionModel(FusionConfig(inputs=inputs, fusion={"name": "concat", "width": 8}, task={"name": "regress"}))
+    film = torch.randn(16, *features.shape)
+    film[3, 2:] = 0
+    presence = (torch.arange(16) != 5)[:, None]
+    model.train()({"film": film}, presence)  # statistics for its norms
+    fold_norms(model.eval(), Batch({"film": film}, presence, None, torch.arange(16)))
+    found = moments.collect(model, [({"film": film}, presence)])
+    products = {name: view for name, view in layers.weights(model).items() if view.kind in ("linear", "convolution")}
+    chosen = {name: quantize_weight(view, W8A8, found[name]) for name, view in products.items()}
+    reference, example = TorchEngine(model, quantized=chosen), ({"film": film[:2]}, presence[:2])
+    ov.save_model(OpenVINOEngine(model, example, chosen, threads=1).graph, tmp_path / "model.xml")
+    read = OpenVINOEngine.read(tmp_path / "model.xml", threads=1)
+    spread = reference({"film": film}, presence).std()
+    for engine in (OpenVINOEngine(model, example, chosen, threads=1), read):
+        for size in (1, 3, 16):
+            expected = reference({"film": film[:size]}, presence[:size])
+            assert np.abs(engine({"film": film[:size]}, presence[:size]) - expected).max() < 0.02 * spread
+    assert {o.precision for o in read.executed() if o.type == "Convolution"} <= {"u8", "i8"}

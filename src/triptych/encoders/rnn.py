@@ -97,21 +97,25 @@ class RNNEncoder(nn.Module):
         self.out = nn.Linear(outputs, config.width)
         self.width = config.width
 
-    def forward(self, x: Float[Tensor, "batch channels height width"] | Int[Tensor, "batch tokens"]) -> Encoded:
-        """The pooled state, and the state at every step."""
-        stream = self._steps(x)
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels height width"] | Int[Tensor, "batch tokens"],
+        mask: Bool[Tensor, "batch width"] | None = None,
+    ) -> Encoded:
+        """The pooled state, and the state at every step; of a sound, `mask` says which frames are no padding."""
+        stream = self._steps(x, mask)
         for layer in self.layers:
             stream = layer(stream)
         states, mask = stream
         pooled = masked_mean(states, mask) if self.pool == "mean" else self._last(states, mask)
         return Encoded(self.out(pooled), self.out(states), all_real(states) if mask is None else mask)
 
-    def _steps(self, x: Tensor) -> Masked:
+    def _steps(self, x: Tensor, mask: Tensor | None) -> Masked:
         """The features of every step: tokens of text, columns of a spectrogram, rows of a picture."""
         if self.embed is not None:
             return Masked(self.embed(x), real_tokens(x))
         if self.kind == "audio":
-            return Masked(x.flatten(1, 2).transpose(1, 2))
+            return Masked(x.flatten(1, 2).transpose(1, 2), mask)
         return Masked(x.transpose(1, 2).flatten(2))
 
     def _last(

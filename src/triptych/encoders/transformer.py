@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
@@ -71,7 +71,7 @@ class TransformerEncoder(nn.Module):
 
     def __init__(self, config: Config, features: Features) -> None:
         super().__init__()
-        self.text = features.kind == "text"
+        self.text, self.patch = features.kind == "text", config.patch
         self.embed: nn.Module
         if self.text:
             self.embed, tokens = nn.Embedding(features.vocabulary, config.width, padding_idx=0), features.shape[0]
@@ -83,10 +83,19 @@ class TransformerEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.width = config.width
 
-    def forward(self, x: Float[Tensor, "batch channels height width"] | Int[Tensor, "batch tokens"]) -> Encoded:
-        """The mean of the last layer's real tokens, and all tokens."""
-        mask = real_tokens(x) if self.text else None
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels height width"] | Int[Tensor, "batch tokens"],
+        mask: Bool[Tensor, "batch width"] | None = None,
+    ) -> Encoded:
+        """The mean of the last layer's real tokens, and all tokens.
+
+        Of a sound, `mask` says which frames are no padding; a patch is real where its first frame is.
+        """
+        mask = real_tokens(x) if self.text else mask
         embedded = self.embed(x) if self.text else self.embed(x).flatten(2).transpose(1, 2)
+        if mask is not None and not self.text:
+            mask = mask[:, :: self.patch][:, : embedded.shape[1]]
         positions = self.positions(torch.arange(embedded.shape[1], device=x.device))
         stream = self.layers(Masked(self.dropout(embedded + positions), mask))
         tokens = self.norm(stream.x)

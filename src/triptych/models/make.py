@@ -13,7 +13,7 @@ from triptych.recipe import ModelSettings
 from triptych.registry import find
 from triptych.structure import Features
 
-ENCODERS = {"image": "cnn", "audio": "cnn", "text": "cnn", "category": "mlp", "number": "mlp"}
+ENCODERS = {"image": "cnn", "audio": "cnn", "video": "frames", "text": "cnn", "category": "mlp", "number": "mlp"}
 
 
 def make_model(

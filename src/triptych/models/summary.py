@@ -67,7 +67,7 @@ def _row(name: str, module: nn.Module, output: Any) -> Row:
     if isinstance(module, nn.Embedding):
         macs = 0
     elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
-        macs = matrices * tensor[0, 0].numel()
+        macs = matrices * tensor[:, 0].numel()
     else:
-        macs = matrices * (tensor[0].numel() // tensor.shape[-1])
+        macs = matrices * (tensor.numel() // tensor.shape[-1])
     return Row(name, type(module).__name__, shape, parameters, macs)
