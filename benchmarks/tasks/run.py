@@ -1,4 +1,4 @@
-"""Every task: trained by its recipe, then made a quarter of its bytes, both judged on test rows; each input alone beside it.
+"""Every task: trained by its recipe, made a quarter of its bytes, exported and asked; what parts of its input can do stands beside it.
 
     python -m benchmarks.tasks.run [NAME ...]
 
@@ -9,6 +9,7 @@ import json
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks import record
@@ -19,35 +20,57 @@ from triptych.data.splits import read_splits
 from triptych.demo import bundled
 from triptych.engines.torch import TorchEngine
 from triptych.errors import ContractBroken
+from triptych.evaluate.predict import predict_fields
 from triptych.evaluate.quality import measure
+from triptych.export.verb import export_model
 from triptych.recipe import Recipe, read_recipe
-from triptych.train.run import train_recipe
+from triptych.train.run import TrainedModel, train_recipe
 
 SIZE, KEEP = "25%", "97%"
+Change = Mapping[
+    str, dict[str, Any] | None
+]  # by input: features that are set otherwise, or None for an input that is hidden
+
+# Models that are trained beside a task's own, in addition to one for each input alone.
+BESIDE: dict[str, dict[str, Change]] = {
+    "moving": {"one frame": {"film": {"frames": 1}}},
+    "order": {"price and customer": {"quantity": None}},
+}
 
 
-def recipe(name: str, **columns: str) -> Recipe:
-    """The task's recipe on its tables; `columns` overrule the schema."""
+def recipe(name: str, change: Change) -> Recipe:
+    """The task's recipe on its tables, changed."""
     found = read_recipe(bundled("recipes") / f"{name}.yaml")
-    inputs = {field: settings for field, settings in found.model.inputs.items() if field not in columns}
-    data = found.data.model_copy(update={"path": str(table(name)), "columns": {**found.data.columns, **columns}})
+    kinds = {field.name: field.kind for field in read_splits(table(name)).schema.inputs}
+    hidden = {field: f"{kinds[field]}:ignore" for field, features in change.items() if features is None}
+    inputs = {
+        field: said.model_copy(update={"features": {**said.features, **(change.get(field) or {})}})
+        for field, said in found.model.inputs.items()
+        if field not in hidden
+    }
+    data = found.data.model_copy(update={"path": str(table(name)), "columns": {**found.data.columns, **hidden}})
     return found.model_copy(update={"data": data, "model": found.model.model_copy(update={"inputs": inputs})})
 
 
-def alone(name: str, field: str) -> float:
-    """Test quality of the same recipe that reads one of its inputs only."""
-    schema = read_splits(table(name)).schema
-    hidden = {other.name: f"{other.kind}:ignore" for other in schema.inputs if other.name != field}
-    trained = train_recipe(recipe(name, **hidden), WORK / name / f"{field} alone")
+def scored(trained: TrainedModel) -> dict[str, float]:
+    """What a model reaches on the test rows."""
     rows = Samples(trained.splits.table("test"), trained.loaded.processor, trained.splits.schema)
-    return measure(TorchEngine(trained.loaded.model), trained.loaded.model.task, rows, only=["all"]).mean()
+    return measure(TorchEngine(trained.loaded.model), trained.loaded.model.task, rows, only=["all"]).metrics
+
+
+def beside(name: str) -> dict[str, dict[str, float]]:
+    """The same recipe with one input alone, for every input, and with the changes that `BESIDE` names."""
+    fields = [field.name for field in read_splits(table(name)).schema.inputs]
+    alone: dict[str, Change] = {f: {other: None for other in fields if other != f} for f in fields if len(fields) > 1}
+    changes = alone | BESIDE.get(name, {})
+    return {label: scored(train_recipe(recipe(name, change), WORK / name / label)) for label, change in changes.items()}
 
 
 def measured(name: str) -> dict[str, Any]:
-    """Train, compress, and look up what the report says."""
+    """Train, compress, export, ask for one row, and look up what the report says."""
     folder = WORK / name
     began = time.monotonic()
-    trained = train_recipe(recipe(name), folder / "model")
+    trained = train_recipe(recipe(name, {}), folder / "model")
     minutes = (time.monotonic() - began) / 60
     request = Request(model=folder / "model", data=table(name), out=folder / "compressed", size=SIZE, keep=KEEP)
     command = f"triptych compress {folder / 'model'} --data {table(name)} --size {SIZE} --keep {KEEP}"
@@ -55,20 +78,36 @@ def measured(name: str) -> dict[str, Any]:
         carry_out(request, command=command, log=trained.log)
     except ContractBroken as broken:
         print(broken)
+    export_model(folder / "compressed", "openvino", folder / "openvino", table(name))
     report = json.loads((folder / "report.json").read_text())
-    fields = list(report["before"]["quality"]["without"])
     return {
         "minutes_to_train": minutes,
         **{key: report[key] for key in ("before", "after", "ratio", "contract")},
-        "alone": {field: alone(name, field) for field in fields},
+        "metrics": scored(trained),
+        "beside": beside(name),
+        "asked": asked(trained, name),
     }
+
+
+def asked(trained: TrainedModel, name: str) -> dict[str, Any]:
+    """The compressed model's answer to the first test row, its cells given as a person would type them."""
+    rows = trained.splits.table("test")
+    media = {field.name for field in trained.splits.schema.inputs if field.kind in ("image", "audio", "video")}
+    row = rows.row(0)
+    given = {field: rows.root / row[field] if field in media else row[field] for field in trained.loaded.model.fields}
+    target = trained.splits.schema.target
+    assert target is not None
+    answer = predict_fields(WORK / name / "compressed", [f"{field}={cell}" for field, cell in given.items()])
+    return {"given": {f: str(row[f]) for f in given}, "truth": str(row[target.name]), **answer}
 
 
 def main() -> None:
     """The tasks that were named, or all that have no row yet."""
     rows = record.read("tasks").get("rows", {})
     for name in sys.argv[1:]:
-        shutil.rmtree(WORK / name / "model", ignore_errors=True)
+        for made in (WORK / name).glob("*"):
+            if made.name != "data":
+                shutil.rmtree(made) if made.is_dir() else made.unlink()
     for name in sys.argv[1:] or [name for name in TASKS if name not in rows]:
         rows[name] = measured(name)
         record.write("tasks", {"rows": rows})

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.packs import inside, pack, unpack, write_tables
+from benchmarks.tasks.handwriting import moving, order
 
 WORK = Path("runs/tasks")
 VALID = 0.1  # of the training photos, questions or clips
@@ -187,7 +188,7 @@ def apart(rows: Rows, group: str) -> tuple[Rows, Rows]:
 
 
 TASKS: dict[str, Callable[[Path], Path]] = {
-    f.__name__: f for f in (easy_vqa, nlvr, matching, emotion, sounds, digits, signs)
+    f.__name__: f for f in (easy_vqa, nlvr, matching, emotion, sounds, digits, signs, moving, order)
 }
 
 
