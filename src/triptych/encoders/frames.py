@@ -22,7 +22,8 @@ from triptych.errors import InputError
 from triptych.registry import build, find, register
 from triptych.structure import Encoded, Features, Modality, Settings, Width, passed_on, prefixed
 
-TIME: dict[str, dict[str, Any]] = {"rnn": {}, "transformer": {"patch": 1}}  # those that leave padding out
+# The encoders that leave padding out, and what they are where nothing else is said.
+TIME: dict[str, dict[str, Any]] = {"rnn": {"cell": "gru", "layers": 1}, "transformer": {"patch": 1}}
 
 
 @register("encoder", "frames")
@@ -37,7 +38,7 @@ class FramesEncoder(nn.Module):
         """`frame` and `time` are encoders, name and settings; `width` is that of a frame's vector between the two."""
 
         frame: dict[str, Any] = {"name": "cnn"}
-        time: dict[str, Any] = {"name": "rnn", "cell": "gru", "layers": 1}
+        time: dict[str, Any] = {"name": "rnn"}
         width: PositiveInt = 128
 
     kinds: ClassVar[frozenset[Modality]] = frozenset({"video"})

@@ -92,9 +92,10 @@ class TransformerEncoder(nn.Module):
 
         Of a sound, `mask` says which frames are no padding; a patch is real where its first frame is.
         """
-        mask = real_tokens(x) if self.text else mask
         embedded = self.embed(x) if self.text else self.embed(x).flatten(2).transpose(1, 2)
-        if mask is not None and not self.text:
+        if self.text:
+            mask = real_tokens(x)
+        elif mask is not None:
             mask = mask[:, :: self.patch][:, : embedded.shape[1]]
         positions = self.positions(torch.arange(embedded.shape[1], device=x.device))
         stream = self.layers(Masked(self.dropout(embedded + positions), mask))
