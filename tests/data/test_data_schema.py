@@ -1,3 +1,5 @@
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,9 +79,14 @@ def test_overrides_win_and_a_target_on_the_command_line_wins_over_them(tmp_path)
         (
             {"x": "gif"},
             None,
-            "Column 'x': there is no kind 'gif'. Choose one of: image, audio, video, text, category, number.",
+            "Column 'x': there is no kind 'gif'. Choose one of: image, audio, video, text, category, number, boxes, mask.",
         ),
         ({"x": "text:inputs"}, None, "Column 'x': there is no role 'inputs'. Did you mean 'input'?"),
+        (
+            {"x": "boxes:input"},
+            None,
+            "Column 'x' holds boxes, which a model answers and never reads. Write `x: boxes:target` or `x: ignore`.",
+        ),
         ({"photos": "image"}, None, "rows.csv has no column 'photos'. Did you mean 'photo'?"),
         ({}, "label", "rows.csv has no column 'label'. Choose one of: x, photo."),
         ({"x": "target", "photo": "target"}, None, "Two columns are marked as the target: 'x' and 'photo'. Keep one."),
@@ -94,6 +101,32 @@ def test_bad_overrides_are_refused(tmp_path, overrides, target, message):
     with pytest.raises(InputError) as caught:
         guess(table(tmp_path, "x,photo", "1,a.png"), target, overrides)
     assert str(caught.value) == message
+
+
+def test_boxes_and_masks_are_answers_alone(tmp_path):
+    cell = json.dumps([{"label": "cat", "box": [0, 1, 2, 3]}])
+    (tmp_path / "a.jsonl").write_text(
+        "".join(json.dumps({"photo": f"{i}.png", "things": cell, "parts": f"m/{i}.png"}) + "\n" for i in range(4))
+    )
+    rows = read_table(tmp_path / "a.jsonl")
+    assert kinds(guess(rows)) == {"photo": "image:input", "things": "boxes:ignore", "parts": "image:input"}
+    assert kinds(guess(rows, overrides={"parts": "mask"}))["parts"] == "mask:target"
+    assert kinds(guess(rows, "parts")) == {"photo": "image:input", "things": "boxes:ignore", "parts": "mask:target"}
+    assert kinds(guess(rows, "things", {"parts": "mask"}))["parts"] == "mask:ignore"
+    assert kinds(guess(rows, "things"))["things"] == "boxes:target"
+
+
+def test_what_a_layout_says_holds_until_a_person_says_otherwise(tmp_path):
+    rows = replace(
+        table(tmp_path, "x,y,id", "1,a,1", "2,b,1"), kinds={"x": "text:input", "y": "text:target", "id": "group"}
+    )
+    assert kinds(guess(rows)) == {"x": "text:input", "y": "text:target", "id": "number:group"}
+    assert kinds(guess(rows, overrides={"id": "category:target", "y": "category"})) == {
+        "x": "text:input",
+        "y": "category:ignore",
+        "id": "category:target",
+    }
+    assert rows.take([1]).kinds == rows.kinds
 
 
 def test_a_schema_file(tmp_path):

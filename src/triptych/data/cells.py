@@ -1,13 +1,17 @@
 """Reading a cell for the data check alone: can it be read, what is in it, how long is it, does it say anything?"""
 
 import hashlib
+import json
+import unicodedata
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
+from triptych.data.boxes import parse_boxes
 from triptych.data.decode import MEDIA, audio_header, decode_audio, decode_image, media_source
+from triptych.data.mask import IDS, open_mask
 from triptych.data.schema import Kind
 from triptych.data.tabular import parse_number
 from triptych.data.video import decode_video
@@ -18,7 +22,7 @@ QUIET = 1e-4  # peak amplitude of silence: -80 dB of full scale
 DARK = 8  # brightest pixel of an all-black image, of 255
 FRAMES = 8  # of a video, evenly spaced, that are looked at
 
-Problem = Literal["missing_file", "unreadable", "too_large", "wrong_type"]
+Problem = Literal["missing_file", "unreadable", "too_large", "wrong_type", "bad_boxes", "bad_mask"]
 
 
 class Cell(NamedTuple):
@@ -28,13 +32,19 @@ class Cell(NamedTuple):
         content: equal for equal contents, whatever the file is called; None for a missing or unreadable cell.
         length: seconds, or characters.
         dull: why the cell says nothing, if it does not.
+        size: width and height of a picture, in pixels.
+        labels: what a category, boxes or a mask name: a box its label, however often; a mask each id once.
+        overhang: pixels by which a box reaches over the edge of its picture.
         problem: why it cannot be read, if it cannot.
         error: the whole message of the problem.
     """
 
     content: str | None = None
     length: float | None = None
-    dull: Literal["silent", "black", "constant"] | None = None
+    dull: Literal["silent", "black", "constant", "wordless"] | None = None
+    size: tuple[int, int] | None = None
+    labels: tuple[str, ...] = ()
+    overhang: float = 0.0
     problem: Problem | None = None
     error: InputError | None = None
 
@@ -49,22 +59,34 @@ class CellReader:
         self.limits = limits
         self._known: dict[tuple[Kind, Path], Cell] = {}
 
-    def read(self, cell: Any, kind: Kind, root: Path, where: str) -> Cell:
-        """What is in a cell. Never raises for bad data: that is what `problem` is for."""
+    def read(self, cell: Any, kind: Kind, root: Path, where: str, size: tuple[int, int] | None = None) -> Cell:
+        """What is in a cell. Never raises for bad data: that is what `problem` is for.
+
+        Args:
+            cell: as the table holds it.
+            kind: of its column.
+            root: where relative paths start.
+            where: the place in the table, for messages.
+            size: width and height of the picture that boxes or a mask belong to.
+        """
         if cell is None:
             return ABSENT
         try:
             if kind in MEDIA:
-                return self._media(cell, kind, root, where)
-            if kind == "number":
-                return Cell(content=repr(parse_number(cell, where)))
-            return self._words(cell, kind, where)
+                found = self._media(cell, kind, root, where)
+            elif kind == "mask":
+                found = self._mask(cell, root, where, size)
+            elif kind == "boxes":
+                found = self._boxes(cell, where, size)
+            elif kind == "number":
+                found = Cell(content=repr(parse_number(cell, where)))
+            else:
+                found = self._words(cell, kind, where)
         except LimitError as error:
-            return Cell(problem="too_large", error=error)
+            found = Cell(problem="too_large", error=error)
         except InputError as error:
-            wrong = kind == "number" or "is not the path" in error.what or "is not text" in error.what
-            missing = ": there is no file " in error.what
-            return Cell(problem="missing_file" if missing else "wrong_type" if wrong else "unreadable", error=error)
+            found = Cell(problem=_problem(kind, error), error=error)
+        return found
 
     def _media(self, cell: Any, kind: Kind, root: Path, where: str) -> Cell:
         source = media_source(cell, root, where)
@@ -78,7 +100,7 @@ class CellReader:
 
     def _image(self, source: Path | bytes, where: str) -> Cell:
         pixels = decode_image(source, where, self.limits)
-        return Cell(content=_sha256(source), dull=_dull(pixels))
+        return Cell(content=_sha256(source), dull=_dull(pixels), size=(pixels.shape[1], pixels.shape[0]))
 
     def _audio(self, source: Path | bytes, where: str) -> Cell:
         sampling_rate, seconds = audio_header(source, where, self.limits)
@@ -90,6 +112,18 @@ class CellReader:
         clip = decode_video(source, FRAMES, where, limits=self.limits)
         return Cell(content=_sha256(source), length=clip.seconds, dull=_dull(clip.frames))
 
+    def _mask(self, cell: Any, root: Path, where: str, size: tuple[int, int] | None) -> Cell:
+        _, image = open_mask(cell, root, where, size=size, limits=self.limits)
+        ids = np.unique(np.asarray(image)).tolist() if image.mode in IDS else []
+        return Cell(content=_sha256(media_source(cell, root, where)), size=image.size, labels=tuple(map(str, ids)))
+
+    def _boxes(self, cell: Any, where: str, size: tuple[int, int] | None) -> Cell:
+        boxes = parse_boxes(cell, where)
+        cut = boxes if size is None else boxes.within(*size, where)
+        overhang = float(np.abs(boxes.corners - cut.corners).max(initial=0.0))
+        content = cell if isinstance(cell, str) else json.dumps(cell)
+        return Cell(content=content, labels=boxes.labels, overhang=overhang)
+
     def _words(self, cell: Any, kind: Kind, where: str) -> Cell:
         if not isinstance(cell, str | int | float):
             raise InputError(f"{where}: {cell!r:.60} is not text.", "Mend the cell, or the column's kind.")
@@ -100,8 +134,20 @@ class CellReader:
                 "Shorten it.",
             )
         if kind == "category":
-            return Cell(content=text)
-        return Cell(content=" ".join(text.casefold().split()), length=float(len(text)))
+            return Cell(content=text, labels=(text,))
+        wordless = not any(unicodedata.category(character)[0] in "LNS" for character in text)  # an emoji is a symbol
+        return Cell(
+            content=" ".join(text.casefold().split()), length=float(len(text)), dull="wordless" if wordless else None
+        )
+
+
+def _problem(kind: Kind, error: InputError) -> Problem:
+    if ": there is no file " in error.what:
+        return "missing_file"
+    if kind in ("boxes", "mask"):
+        return "bad_boxes" if kind == "boxes" else "bad_mask"
+    wrong = kind == "number" or "is not the path" in error.what or "is not text" in error.what
+    return "wrong_type" if wrong else "unreadable"
 
 
 def _dull(pixels: UInt8[np.ndarray, "*frames h w 3"]) -> Literal["black", "constant"] | None:

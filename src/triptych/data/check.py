@@ -13,6 +13,7 @@ from triptych.data.cells import Cell, CellReader
 from triptych.data.findings import Finding, Level, Part
 from triptych.data.schema import Schema
 from triptych.data.table import Table
+from triptych.data.target_findings import class_counts, label_problems
 from triptych.errors import InputError
 from triptych.limits import LIMITS, Limits
 from triptych.structure import Settings
@@ -78,7 +79,7 @@ def check(tables: Mapping[str, Table], schema: Schema, limits: Limits = LIMITS) 
     """
     reader = CellReader(limits)
     with console.progress("check", sum(len(table) for table in tables.values()), unit="row") as advance:
-        parts = {split: Part(split, table, _read(table, schema, reader, advance)) for split, table in tables.items()}
+        parts = {split: Part(split, table, *_read(table, schema, reader, advance)) for split, table in tables.items()}
     train = parts.get("train")
     found: list[Finding] = []
     for part in parts.values():
@@ -87,32 +88,39 @@ def check(tables: Mapping[str, Table], schema: Schema, limits: Limits = LIMITS) 
             found += find.unreadable_cells(part, field.name, cells)
             found += find.dull_cells(part, field, cells)
             found += find.length_outliers(part, field, cells)
-        found += find.empty_and_repeated_rows(part)
-        found += find.label_problems(part, train, schema.target)
+        found += find.empty_and_repeated_rows(part, schema.target)
+        found += label_problems(part, train, schema.target)
         if train is not None and part is not train:
             found += find.rows_in_training(part, train, schema)
             found += find.groups_in_training(part, train, schema)
     return CheckReport(
         rows={split: len(table) for split, table in tables.items()},
-        classes={split: find.class_counts(table, schema.target) for split, table in tables.items()},
+        classes={split: class_counts(part, schema.target) for split, part in parts.items()},
         findings=tuple(found),
     )
 
 
-def _read(table: Table, schema: Schema, reader: CellReader, advance: Callable[[int], None]) -> dict[str, list[Cell]]:
-    """The cells of all input columns.
+def _read(
+    table: Table, schema: Schema, reader: CellReader, advance: Callable[[int], None]
+) -> tuple[dict[str, list[Cell]], list[Cell]]:
+    """The cells of all input columns, and those of the target.
 
     Raises:
-        InputError: the table lacks one of the columns.
+        InputError: the table lacks one of the inputs.
     """
     for field in schema.inputs:
         if field.name not in table.names:
             raise InputError(f"{table.source.name} has no column {field.name}.", "All splits need the same inputs.")
-    columns = {field.name: table.column(field.name) for field in schema.inputs}
+    target = schema.target if schema.target is not None and schema.target.name in table.names else None
+    fields = (*schema.inputs, *([target] if target is not None else []))
+    columns = {field.name: table.column(field.name) for field in fields}
     found: dict[str, list[Cell]] = {name: [] for name in columns}
     for i in range(len(table)):
-        for field in schema.inputs:
+        size = None  # of the row's first picture, which its boxes or mask belong to
+        for field in fields:
             where = f"{table.place(i)}, column {field.name}"
-            found[field.name].append(reader.read(columns[field.name][i], field.kind, table.root, where))
+            cell = reader.read(columns[field.name][i], field.kind, table.root, where, size)
+            found[field.name].append(cell)
+            size = size or cell.size
         advance(1)
-    return found
+    return found, found.pop(target.name) if target is not None else []

@@ -3,6 +3,7 @@
 import io
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,6 +71,18 @@ def decode_image(source: Path | bytes, where: str, limits: Limits = LIMITS) -> U
         InputError: no such file, or it cannot be decoded whole.
         LimitError: too many bytes or pixels.
     """
+    return np.asarray(open_image(source, where, limits, _to_rgb)[1])
+
+
+def open_image(
+    source: Path | bytes, where: str, limits: Limits = LIMITS, convert: Callable[[Any], Any] | None = None
+) -> tuple[str, Any]:
+    """The name and the Pillow image of a source, decoded, upright by its EXIF tag and then converted.
+
+    Raises:
+        InputError: as `decode_image`.
+        LimitError: as `decode_image`.
+    """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     name, content = file_content(source, where, limits)
@@ -79,7 +92,8 @@ def decode_image(source: Path | bytes, where: str, limits: Limits = LIMITS) -> U
             image = Image.open(io.BytesIO(content), formats=IMAGE_FORMATS)
         refuse_large_image(image.width, image.height, f"{where}: {name}", limits)
         upright = ImageOps.exif_transpose(image)
-        return np.asarray(_to_rgb(upright))
+        converted = upright if convert is None else convert(upright)
+        converted.format = image.format  # which Pillow forgets
     except LimitError:
         raise
     except Image.DecompressionBombError as error:
@@ -91,6 +105,7 @@ def decode_image(source: Path | bytes, where: str, limits: Limits = LIMITS) -> U
         raise InputError(
             f"{where}: {name} cannot be read as an image ({reason}).", "Replace the file or leave the cell empty."
         ) from error
+    return name, converted
 
 
 def decode_audio(

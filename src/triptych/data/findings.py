@@ -1,28 +1,27 @@
-"""What the data check looks for; each function yields its findings about one split."""
+"""What the data check looks for in the inputs; each function yields its findings about one split."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from triptych.data.cells import Cell, CellReader
+from triptych.data.cells import Cell
 from triptych.data.decode import MEDIA
 from triptych.data.schema import Field, Schema
 from triptych.data.table import Table, counted
 from triptych.structure import Settings
 
 Level = Literal["error", "warning", "note"]
-FEW_ROWS = 10  # of a label, in training
-UNEVEN = 10.0  # rows of the most frequent label over those of the least frequent one
 PROBLEMS = {
     "missing_file": "files are missing",
     "unreadable": "files cannot be read",
     "too_large": "cells are too large",
     "wrong_type": "cells are of the wrong type",
+    "bad_boxes": "cells hold boxes that cannot be right",
+    "bad_mask": "masks cannot be used",
 }
-DULL = {"silent": "silent", "black": "all-black", "constant": "one-coloured"}
+DULL = {"silent": "silent", "black": "all-black", "constant": "one-coloured", "wordless": "wordless"}
 NOUNS = {"audio": "sound"}  # where the kind is not the word
 CUT = {  # what becomes of a cell that is too long
     "audio": "Their end is cut off unless `seconds` is raised.",
@@ -58,11 +57,12 @@ class Finding(Settings):
 
 @dataclass(frozen=True)
 class Part:
-    """One split as the check sees it: its rows and what was read from the cells of each input column."""
+    """One split as the check sees it: its rows and what was read from the cells of each input column and of the target."""
 
     split: str
     table: Table
     cells: dict[str, list[Cell]]
+    answers: list[Cell]
 
     @property
     def keys(self) -> list[tuple[str | None, ...]]:
@@ -136,13 +136,15 @@ def length_outliers(part: Part, field: Field, cells: list[Cell]) -> Iterator[Fin
         yield part.finding("note", "length_outliers", message, advice, column=field.name, rows=rows)
 
 
-def empty_and_repeated_rows(part: Part) -> Iterator[Finding]:
-    """Rows with nothing in them, and rows that stand in the table twice."""
+def empty_and_repeated_rows(part: Part, target: Field | None) -> Iterator[Finding]:
+    """Rows with nothing in them, and rows that stand in the table twice; five captions of one photo are five rows."""
+    written = target is not None and target.kind == "text"
+    answers = [cell.content for cell in part.answers] if written else [None] * len(part.table)
     unread = {i for column in part.cells.values() for i, cell in enumerate(column) if cell.problem is not None}
-    seen: set[tuple[str | None, ...]] = set()
+    seen: set[tuple[tuple[str | None, ...], str | None]] = set()
     empty, again = [], []
-    for i, key in enumerate(part.keys):
-        if all(content is None for content in key):
+    for i, key in enumerate(zip(part.keys, answers, strict=True)):
+        if all(content is None for content in key[0]):
             if i not in unread:
                 empty.append(i)
         elif key in seen:
@@ -153,51 +155,6 @@ def empty_and_repeated_rows(part: Part) -> Iterator[Finding]:
     if again:
         message = f"{counted(len(again), 'row')} with the same inputs as an earlier row."
         yield part.finding("note", "duplicate_rows", message, "Repeated rows weigh more in training.", rows=again)
-
-
-def label_problems(part: Part, train: Part | None, target: Field | None) -> Iterator[Finding]:
-    """Labels that are missing, not numbers, or never seen in training."""
-    if target is None or target.name not in part.table.names:
-        return
-    name, labels = target.name, part.table.column(target.name)
-    missing = [i for i, label in enumerate(labels) if label is None]
-    if missing:
-        message, advice = f"{counted(len(missing), 'missing label')}.", "Fill them in or leave the rows out."
-        yield part.finding("error", "missing_label", message, advice, column=name, rows=missing)
-    if target.kind == "number":
-        reader = CellReader()
-        places = (f"{part.table.place(i)}, column {name}" for i in range(len(labels)))
-        read = [reader.read(label, "number", part.table.root, at) for label, at in zip(labels, places, strict=True)]
-        yield from unreadable_cells(part, name, read)
-    elif part.split == "train":
-        yield from _class_sizes(part, target)
-    elif train is not None:
-        known = {str(label) for label in train.table.column(name)}
-        rows = [i for i, label in enumerate(labels) if label is not None and str(label) not in known]
-        if rows:
-            new = list(dict.fromkeys(repr(str(labels[i])) for i in rows))
-            message = f"no training row has the label {_some(new)}."
-            advice = "Add training rows with it or leave the row out."
-            yield part.finding("error", "unseen_label", message, advice, column=name, rows=rows)
-
-
-def _class_sizes(train: Part, target: Field) -> Iterator[Finding]:
-    """Training labels that are too few or too uneven."""
-    counts = class_counts(train.table, target)
-    few = [f"{label!r} ({count})" for label, count in counts.items() if count < FEW_ROWS]
-    if len(counts) == 1:
-        message = f"there is one label alone, {next(iter(counts))!r}."
-        advice = "There is nothing to learn: bring rows with other labels."
-        yield train.finding("error", "one_label", message, advice, column=target.name)
-    elif few:
-        message = f"{counted(len(few), 'label')} with fewer than {FEW_ROWS} training rows: {_some(few)}."
-        advice = "Bring more rows, or join labels. If there are many such labels, is the target a number?"
-        yield train.finding("warning", "few_rows", message, advice, column=target.name)
-    elif counts and max(counts.values()) > UNEVEN * min(counts.values()):
-        most, least = max(counts, key=lambda label: counts[label]), min(counts, key=lambda label: counts[label])
-        message = f"{most!r} has {counts[most]} training rows, {least!r} has {counts[least]}."
-        advice = "Look at the scores of each class, not at accuracy alone."
-        yield train.finding("warning", "uneven_classes", message, advice, column=target.name)
 
 
 def rows_in_training(part: Part, train: Part, schema: Schema) -> Iterator[Finding]:
@@ -232,18 +189,11 @@ def groups_in_training(part: Part, train: Part, schema: Schema) -> Iterator[Find
         known = {str(cell) for cell in train.table.column(field.name) if cell is not None}
         shared = [group for group in here if group in known]
         if shared:
-            message = f"{len(shared)} of {len(here)} groups stand in the training rows too ({_some(shared)})."
+            message = f"{len(shared)} of {len(here)} groups stand in the training rows too ({some(shared)})."
             advice = "Figures will be better than for new groups: split by group, or say so beside them."
             yield part.finding("warning", "group_in_training", message, advice, column=field.name)
 
 
-def class_counts(table: Table, target: Field | None) -> dict[str, int]:
-    """Rows of each label, sorted by label; empty where the target is a number or there is none."""
-    if target is None or target.kind != "category" or target.name not in table.names:
-        return {}
-    return dict(sorted(Counter(str(label) for label in table.column(target.name) if label is not None).items()))
-
-
-def _some(items: Sequence[str]) -> str:
+def some(items: Sequence[str]) -> str:
     """The first five."""
     return ", ".join(items[:5]) + (f" and {len(items) - 5} more" if len(items) > 5 else "")

@@ -8,15 +8,19 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from triptych.data.boxes import are_boxes
 from triptych.data.decode import MEDIA, Media, media_kind
 from triptych.data.table import Table
 from triptych.errors import InputError
 from triptych.structure import Modality, Settings
 
-Kind = Modality
+Predicted = Literal["boxes", "mask"]  # kinds that a model answers and never reads
+Kind = Modality | Predicted
 Role = Literal["input", "target", "group", "split", "ignore"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+KINDS: tuple[Kind, ...] = (*get_args(Modality), *get_args(Predicted))
 ROLES: tuple[Role, ...] = get_args(Role)
+PREDICTED = frozenset[Kind](get_args(Predicted))
+UNSAID = (None, None)  # kind and role that nobody mentioned
 
 TARGET_NAMES = ("target", "label", "class", "y")
 SPLIT_VALUES = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
@@ -85,7 +89,7 @@ def guess(table: Table, target: str | None = None, overrides: Mapping[str, str] 
     Args:
         table: its first rows are looked at, a thousand at most, evenly spaced.
         target: the column to predict. Default: what the overrides say, else a column called target, label, class or y.
-        overrides: "kind", "kind:role" or "role" by column; what is not said is guessed.
+        overrides: "kind", "kind:role" or "role" by column; what is not said is what the table's layout says, or guessed.
 
     Raises:
         InputError: an override or the target names no column, an unknown kind or role, two targets, or no inputs.
@@ -94,24 +98,29 @@ def guess(table: Table, target: str | None = None, overrides: Mapping[str, str] 
     for name in (*told, *([target] if target is not None else [])):
         if name not in table.names:
             raise InputError(f"{table.source.name} has no column {name!r}.", _nearest(name, table.names))
-    targets = [name for name, (_, role) in told.items() if role == "target"]
-    if len(targets) > 1 and target is None:
-        raise InputError(f"Two columns are marked as the target: {targets[0]!r} and {targets[1]!r}.", "Keep one.")
-    chosen = target or next(iter(targets), None)
+    layout = {name: _parse(name, text) for name, text in table.kinds.items()}
+    chosen = target or _told_target(told) or _told_target(layout)
     if chosen is None:
-        free = [name for name in table.names if told.get(name, (None, None))[1] is None]
+        free = [name for name in table.names if told.get(name, UNSAID)[1] is None]
         chosen = next((name for wanted in TARGET_NAMES for name in free if name.lower() == wanted), None)
 
     fields = []
     for name in table.names:
-        kind, role = told.get(name, (None, None))
+        kind, role = (
+            said or known for said, known in zip(told.get(name, UNSAID), layout.get(name, UNSAID), strict=True)
+        )
         cells = _look(table, name)
         if name == chosen:
             field = Field(name=name, kind=kind or _target_kind(cells), role="target")
         else:
             kind = kind or _kind(cells)
             role = "ignore" if role == "target" else role  # another column was asked for on the command line
-            field = Field(name=name, kind=kind, role=role or ("input" if name in told else _role(name, kind, cells)))
+            field = Field(name=name, kind=kind, role=role or _role(name, kind, cells, name in told))
+        if field.kind in PREDICTED and field.role not in ("target", "ignore"):
+            raise InputError(
+                f"Column {name!r} holds {field.kind}, which a model answers and never reads.",
+                f"Write `{name}: {field.kind}:target` or `{name}: ignore`.",
+            )
         fields.append(field)
     schema = Schema(fields=tuple(fields))
     if not schema.inputs:
@@ -120,6 +129,19 @@ def guess(table: Table, target: str | None = None, overrides: Mapping[str, str] 
             "Say which columns are inputs, as `photo: image:input`.",
         )
     return schema
+
+
+def _told_target(told: Mapping[str, tuple[Kind | None, Role | None]]) -> str | None:
+    """The column that is marked as the target, else one of a kind that can be nothing else.
+
+    Raises:
+        InputError: two are marked.
+    """
+    marked = [name for name, (_, role) in told.items() if role == "target"]
+    if len(marked) > 1:
+        raise InputError(f"Two columns are marked as the target: {marked[0]!r} and {marked[1]!r}.", "Keep one.")
+    predicted = (name for name, (kind, role) in told.items() if kind in PREDICTED and role is None)
+    return next(iter(marked), None) or next(predicted, None)
 
 
 def _parse(name: str, text: str) -> tuple[Kind | None, Role | None]:
@@ -153,6 +175,8 @@ def _kind(cells: list[Any]) -> Kind:
         return media or "text"
     if all(_is_number(cell) for cell in cells):
         return "number"
+    if are_boxes(cells):
+        return "boxes"
     distinct = {str(cell) for cell in cells}
     few = len(distinct) <= max(2, min(50, len(cells) // 4))
     words = sum(len(text.split()) for text in distinct) / len(distinct)
@@ -169,7 +193,11 @@ def _media(cells: list[Any]) -> Media | None:
 
 
 def _target_kind(cells: list[Any]) -> Kind:
-    """A target is a number to regress if its cells are numbers and not a handful of whole ones."""
+    """A target is a number to regress if its cells are numbers and not a handful of whole ones; of pictures, they are masks."""
+    if are_boxes(cells):
+        return "boxes"
+    if _media(cells) == "image":
+        return "mask"
     if not cells or isinstance(cells[0], bool) or not all(_is_number(cell) for cell in cells):
         return "category"
     values = {float(cell) for cell in cells}
@@ -177,8 +205,10 @@ def _target_kind(cells: list[Any]) -> Kind:
     return "category" if whole and len(values) <= 20 else "number"
 
 
-def _role(name: str, kind: Kind, cells: list[Any]) -> Role:
-    """What a column that nobody mentioned is for."""
+def _role(name: str, kind: Kind, cells: list[Any], mentioned: bool) -> Role:
+    """What a column is for whose role nobody mentioned, though perhaps its kind."""
+    if mentioned or kind in PREDICTED:
+        return "ignore" if kind in PREDICTED else "input"
     distinct = {str(cell) for cell in cells}
     if name.lower() == "split" and {text.lower() for text in distinct} <= SPLIT_VALUES:
         return "split"

@@ -8,8 +8,8 @@ import csv
 import hashlib
 import io
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ class Table:
         sha256: hash of the source's bytes, and of the choice of rows if there was one.
         numbers: the line (or row, counted from 1) of each row in the source.
         unit: what `numbers` count, "line" or "row".
+        kinds: what the layout that the rows come from says of its columns, as a schema.yaml would.
+        notes: what a person should know of how the rows were read.
     """
 
     rows: pa.Table
@@ -40,6 +42,8 @@ class Table:
     sha256: str
     numbers: tuple[int, ...] = field(repr=False)
     unit: str = "row"
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(self.rows.num_rows)
@@ -62,7 +66,7 @@ class Table:
         chosen = [int(i) for i in indices]
         digest = hashlib.sha256(f"{self.sha256}:{chosen}".encode()).hexdigest()
         numbers = tuple(self.numbers[i] for i in chosen)
-        return Table(self.rows.take(pa.array(chosen, pa.int64())), self.root, self.source, digest, numbers, self.unit)
+        return replace(self, rows=self.rows.take(pa.array(chosen, pa.int64())), sha256=digest, numbers=numbers)
 
     def place(self, i: int) -> str:
         """Where row `i` stands, as "train.csv, line 17"."""
