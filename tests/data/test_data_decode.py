@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from triptych.data.decode import audio_header, decode_audio, decode_image, media_kind, media_source
+from triptych.data.decode import audio_header, audio_source, decode_audio, decode_image, media_kind, media_source
 from triptych.errors import InputError, LimitError
 from triptych.limits import Limits
 
@@ -215,6 +215,64 @@ def test_other_limits_of_sound():
         file.writeframes(bytes(20))
     assert refused(decode_audio, slow.getvalue(), 8000, WHERE, kind=LimitError) == (
         f"{WHERE}: the content has a sampling rate of 3 Hz; it must lie between 1,000 and 768,000. Replace the file."
+    )
+
+
+def ramp(folder: Path, name: str = "a.wav") -> str:
+    """A second at 8 kHz in which sample i has the value i / 8000."""
+    soundfile.write(folder / name, np.arange(8000) / 8000, 8000, format=None if "wav" in name else "FLAC")
+    return name
+
+
+@pytest.mark.parametrize(
+    ("part", "first", "last"),
+    [("#t=0.25,0.5", 2000, 4000), ("#t=0.75", 6000, 8000), ("#t=,0.125", 0, 1000), ("#t=0.5,1.3", 4000, 8000)],
+)
+def test_an_excerpt_of_a_file(tmp_path, part, first, last):
+    for name in ("a.wav", "a.flac", "a#b.wav"):
+        source = audio_source(ramp(tmp_path, name) + part, tmp_path, WHERE)
+        assert audio_header(source, WHERE) == (8000, (last - first) / 8000)
+        assert np.abs(decode_audio(source, 8000, WHERE) * 8000 - np.arange(first, last)).max() < 1
+
+
+def test_an_excerpt_that_is_not_there(tmp_path):
+    ramp(tmp_path)
+    for part, said in (("#t=0.2,1.6", "0.2 to 1.6"), ("#t=0.5,0.25", "0.5 to 0.25"), ("#t=1.2,1.4", "1.2 to 1.4")):
+        source = audio_source("a.wav" + part, tmp_path, WHERE)
+        assert refused(decode_audio, source, 8000, WHERE) == (
+            f"{WHERE}: a.wav lasts 1.00 s; it has no excerpt from {said} s. Mend the times."
+        )
+    assert "there is no file" in refused(audio_header, audio_source("b.wav#t=1", tmp_path, WHERE), WHERE)
+
+
+def test_the_limit_on_seconds_holds_for_the_excerpt_alone(tmp_path):
+    ramp(tmp_path)
+    limits = Limits(audio_seconds=0.5)
+    assert len(decode_audio(audio_source("a.wav#t=0.5,0.75", tmp_path, WHERE), 8000, WHERE, limits)) == 2000
+    assert "lasts 1 s" in refused(decode_audio, tmp_path / "a.wav", 8000, WHERE, limits, kind=LimitError)
+
+
+def sphere(samples: np.ndarray, coding: str = "pcm") -> bytes:
+    """A NIST SPHERE file as the corpora of the Linguistic Data Consortium have them, 16 kHz."""
+    fields = {
+        "sample_count": f"-i {len(samples)}",
+        "sample_rate": "-i 16000",
+        "channel_count": "-i 1",
+        "sample_n_bytes": "-i 2",
+        "sample_byte_format": "-s2 01",
+        "sample_coding": f"-s{len(coding)} {coding}",
+    }
+    header = "NIST_1A\n   1024\n" + "".join(f"{name} {value}\n" for name, value in fields.items()) + "end_head\n"
+    return header.encode().ljust(1024, b"\0") + samples.astype("<i2").tobytes()
+
+
+def test_nist_sphere_is_read_or_named():
+    samples = np.arange(-800, 800)
+    assert (decode_audio(sphere(samples), 16000, WHERE) * 32768 == samples).all()
+    assert media_kind(sphere(samples)) == "audio"
+    assert refused(decode_audio, sphere(samples, "pcm,embedded-shorten-v2.00"), 16000, WHERE) == (
+        f"{WHERE}: the content is a NIST SPHERE file in a coding that cannot be read, such as Shorten. "
+        "Convert it to WAV with sph2pipe."
     )
 
 

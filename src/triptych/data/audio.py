@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from triptych.data import augment as change
-from triptych.data.decode import audio_header, decode_audio, media_source
+from triptych.data.decode import audio_header, audio_source, decode_audio
 from triptych.errors import InputError
 from triptych.structure import Features, Modality, Settings
 
@@ -105,7 +105,7 @@ class AudioFeatures:
         known = list(cells)
         config = self.config
         if known and (config.sampling_rate is None or config.seconds is None):
-            headers = [audio_header(media_source(cell, root, where), where) for cell in known]
+            headers = [audio_header(audio_source(cell, root, where), where) for cell in known]
             usual_rate = int(np.median([rate for rate, _ in headers]))
             long = float(np.quantile([seconds for _, seconds in headers], 0.99))
             chosen = {
@@ -134,7 +134,7 @@ class AudioFeatures:
             LimitError: it is too long.
         """
         wave = torch.from_numpy(
-            decode_audio(media_source(cell, root, where), self.sampling_rate, where)[: self.samples]
+            decode_audio(audio_source(cell, root, where), self.sampling_rate, where)[: self.samples]
         )
         return functional.pad(wave, (0, self.samples - len(wave)))
 

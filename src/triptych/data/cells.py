@@ -3,6 +3,7 @@
 import hashlib
 import json
 import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from triptych.data.boxes import parse_boxes
-from triptych.data.decode import MEDIA, audio_header, decode_audio, decode_image, media_source
+from triptych.data.decode import MEDIA, Excerpt, audio_header, audio_source, decode_audio, decode_image, media_source
 from triptych.data.mask import IDS, open_mask
 from triptych.data.schema import Kind
 from triptych.data.tabular import parse_number
@@ -57,7 +58,7 @@ class CellReader:
 
     def __init__(self, limits: Limits = LIMITS) -> None:
         self.limits = limits
-        self._known: dict[tuple[Kind, Path], Cell] = {}
+        self._known: dict[tuple[Kind, Path | Excerpt], Cell] = {}
 
     def read(self, cell: Any, kind: Kind, root: Path, where: str, size: tuple[int, int] | None = None) -> Cell:
         """What is in a cell. Never raises for bad data: that is what `problem` is for.
@@ -89,24 +90,30 @@ class CellReader:
         return found
 
     def _media(self, cell: Any, kind: Kind, root: Path, where: str) -> Cell:
-        source = media_source(cell, root, where)
-        if isinstance(source, Path) and (kind, source) in self._known:
-            return self._known[kind, source]
-        read = {"image": self._image, "audio": self._audio, "video": self._video}[kind]
-        found = read(source, where)
-        if isinstance(source, Path):
-            self._known[kind, source] = found
-        return found
+        if kind == "audio":
+            sound = audio_source(cell, root, where)
+            return self._once(kind, sound, lambda: self._audio(sound, where))
+        seen = media_source(cell, root, where)
+        read = self._video if kind == "video" else self._image
+        return self._once(kind, seen, lambda: read(seen, where))
+
+    def _once(self, kind: Kind, source: Path | bytes | Excerpt, read: Callable[[], Cell]) -> Cell:
+        if isinstance(source, bytes):
+            return read()
+        if (kind, source) not in self._known:
+            self._known[kind, source] = read()
+        return self._known[kind, source]
 
     def _image(self, source: Path | bytes, where: str) -> Cell:
         pixels = decode_image(source, where, self.limits)
         return Cell(content=_sha256(source), dull=_dull(pixels), size=(pixels.shape[1], pixels.shape[0]))
 
-    def _audio(self, source: Path | bytes, where: str) -> Cell:
+    def _audio(self, source: Path | bytes | Excerpt, where: str) -> Cell:
         sampling_rate, seconds = audio_header(source, where, self.limits)
         wave = decode_audio(source, sampling_rate, where, self.limits)
         silent = float(np.abs(wave - wave.mean()).max()) < QUIET  # a constant offset is silence too
-        return Cell(content=_sha256(source), length=seconds, dull="silent" if silent else None)
+        content = _sha256(wave.tobytes() if isinstance(source, Excerpt) else source)
+        return Cell(content=content, length=seconds, dull="silent" if silent else None)
 
     def _video(self, source: Path | bytes, where: str) -> Cell:
         clip = decode_video(source, FRAMES, where, limits=self.limits)

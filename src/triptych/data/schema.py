@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from triptych.data.boxes import are_boxes
-from triptych.data.decode import MEDIA, Media, media_kind
+from triptych.data.decode import EXCERPT, MEDIA, Media, media_kind
 from triptych.data.table import Table
 from triptych.errors import InputError
 from triptych.structure import Modality, Settings
@@ -20,7 +20,7 @@ Role = Literal["input", "target", "group", "split", "ignore"]
 KINDS: tuple[Kind, ...] = (*get_args(Modality), *get_args(Predicted))
 ROLES: tuple[Role, ...] = get_args(Role)
 PREDICTED = frozenset[Kind](get_args(Predicted))
-UNSAID = (None, None)  # kind and role that nobody mentioned
+UNSAID: tuple[None, None] = (None, None)  # kind and role that nobody mentioned
 
 TARGET_NAMES = ("target", "label", "class", "y")
 SPLIT_VALUES = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
@@ -106,9 +106,8 @@ def guess(table: Table, target: str | None = None, overrides: Mapping[str, str] 
 
     fields = []
     for name in table.names:
-        kind, role = (
-            said or known for said, known in zip(told.get(name, UNSAID), layout.get(name, UNSAID), strict=True)
-        )
+        said, known = told.get(name, UNSAID), layout.get(name, UNSAID)
+        kind, role = said[0] or known[0], said[1] or known[1]
         cells = _look(table, name)
         if name == chosen:
             field = Field(name=name, kind=kind or _target_kind(cells), role="target")
@@ -188,7 +187,7 @@ def _media(cells: list[Any]) -> Media | None:
     contents = [cell for cell in cells if isinstance(cell, dict | bytes)]
     if contents:
         return media_kind(contents[0])
-    suffixes = {PurePath(cell).suffix.lower() if isinstance(cell, str) else "" for cell in cells}
+    suffixes = {PurePath(EXCERPT.sub("", cell)).suffix.lower() if isinstance(cell, str) else "" for cell in cells}
     return next((kind for kind, all_of in MEDIA.items() if suffixes and suffixes <= all_of), None)
 
 

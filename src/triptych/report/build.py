@@ -13,7 +13,7 @@ from triptych.compress.gate import Verdict
 from triptych.compress.quantize.layers import QuantizedWeight, weights
 from triptych.compress.quantize.storage import to_tensors
 from triptych.compress.run import Attempt, Compressed, worst_rows
-from triptych.data.decode import decode_audio, decode_image
+from triptych.data.decode import audio_source, decode_audio, decode_image
 from triptych.data.samples import Samples
 from triptych.data.splits import Splits
 from triptych.data.video import decode_video
@@ -306,7 +306,7 @@ def _shown(kind: str, cell: object, root: Path, where: str) -> str | None:
     if kind == "video":
         return strip_uri(decode_video(root / str(cell), STRIP, where).frames)
     if kind == "audio":
-        return sound_uri(decode_audio(root / str(cell), 16_000, where), 16_000)
+        return sound_uri(decode_audio(audio_source(cell, root, where), 16_000, where), 16_000)
     return str(cell)
 
 

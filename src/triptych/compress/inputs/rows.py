@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float32, UInt8
 
-from triptych.data.decode import decode_audio, decode_image, media_source
+from triptych.data.decode import audio_source, decode_audio, decode_image, media_source
 from triptych.data.schema import Schema, guess
 from triptych.data.splits import read_splits
 from triptych.data.table import Table
@@ -161,6 +161,9 @@ class Rows:
             text="\n".join(str(cell) for cell in text)[: LIMITS.text_characters],
             answer="" if answer is None else str(answer)[: LIMITS.text_characters],
             images=tuple(decode_image(source, where) for source, where in sources("image")),
-            sounds=tuple(decode_audio(source, self.sampling_rate, where) for source, where in sources("audio")),
+            sounds=tuple(
+                decode_audio(audio_source(cell, self.table.root, where), self.sampling_rate, where)
+                for cell, where in present("audio")
+            ),
             clips=tuple(decode_video(source, FRAMES, where).frames for source, where in sources("video")),
         )
