@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,7 @@ class Cell(NamedTuple):
         size: width and height of a picture, in pixels.
         labels: what a category, boxes or a mask name: a box its label, however often; a mask each id once.
         overhang: pixels by which a box reaches over the edge of its picture.
+        narrowest: the shortest side of a box, in pixels.
         problem: why it cannot be read, if it cannot.
         error: the whole message of the problem.
     """
@@ -46,6 +48,7 @@ class Cell(NamedTuple):
     size: tuple[int, int] | None = None
     labels: tuple[str, ...] = ()
     overhang: float = 0.0
+    narrowest: float = math.inf
     problem: Problem | None = None
     error: InputError | None = None
 
@@ -129,7 +132,9 @@ class CellReader:
         cut = boxes if size is None else boxes.within(*size, where)
         overhang = float(np.abs(boxes.corners - cut.corners).max(initial=0.0))
         content = cell if isinstance(cell, str) else json.dumps(cell)
-        return Cell(content=content, labels=boxes.labels, overhang=overhang)
+        sides = boxes.corners[:, 2:] - boxes.corners[:, :2]
+        narrowest = float(sides.min(initial=math.inf))
+        return Cell(content=content, labels=boxes.labels, overhang=overhang, narrowest=narrowest)
 
     def _words(self, cell: Any, kind: Kind, where: str) -> Cell:
         if not isinstance(cell, str | int | float):

@@ -81,7 +81,11 @@ def check(tables: Mapping[str, Table], schema: Schema, limits: Limits = LIMITS) 
     with console.progress("check", sum(len(table) for table in tables.values()), unit="row") as advance:
         parts = {split: Part(split, table, *_read(table, schema, reader, advance)) for split, table in tables.items()}
     train = parts.get("train")
-    found: list[Finding] = []
+    notes: dict[str, Part] = {}
+    for part in parts.values():
+        for note in part.table.notes:
+            notes.setdefault(note, part)
+    found = [part.verbatim("note", "layout", note, "") for note, part in notes.items()]
     for part in parts.values():
         for field in schema.inputs:
             cells = part.cells[field.name]

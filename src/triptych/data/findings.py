@@ -52,7 +52,7 @@ class Finding(Settings):
     next: str
 
     def __str__(self) -> str:
-        return f"{self.level}: {self.message} {self.next}"
+        return f"{self.level}: {self.message} {self.next}".rstrip()
 
 
 @dataclass(frozen=True)

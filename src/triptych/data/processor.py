@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int64
 from triptych.data.audio import AudioFeatures
 from triptych.data.decode import MEDIA
 from triptych.data.image import ImageFeatures
-from triptych.data.schema import Schema
+from triptych.data.schema import Schema, in_order
 from triptych.data.table import Table
 from triptych.data.tabular import CategoryFeatures, NumberFeatures, parse_number
 from triptych.data.text import TextFeatures
@@ -175,8 +175,7 @@ def _target(table: Table, schema: Schema) -> Target | None:
         raise InputError(
             f"{table.source.name}, column {field.name} is empty, and it is what the model learns.", "Fill it in."
         )
-    in_order = sorted(labels, key=int) if all(label.isdecimal() for label in labels) else sorted(labels)
-    return Target(name=field.name, kind="category", labels=tuple(in_order))
+    return Target(name=field.name, kind="category", labels=tuple(in_order(labels)))
 
 
 def _spread(cells: list[Any]) -> list[Any]:

@@ -1,7 +1,7 @@
 """What each column of a table holds and what it is for: guessed from the cells, overridden by the person."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePath
 from typing import Any, Literal, get_args
@@ -23,7 +23,16 @@ PREDICTED = frozenset[Kind](get_args(Predicted))
 UNSAID: tuple[None, None] = (None, None)  # kind and role that nobody mentioned
 
 TARGET_NAMES = ("target", "label", "class", "y")
-SPLIT_VALUES = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "val": "valid",
+    "dev": "valid",
+    "test": "test",
+    "testing": "test",
+}
 GROUP_NAME = re.compile(r"(^|_)(id|group|speaker|user|patient|subject|session)$", re.IGNORECASE)
 INDEX_NAME = re.compile(r"^(unnamed_\d+|index|row|)$", re.IGNORECASE)  # what spreadsheets and data frames leave behind
 LOOKED_AT = 1_000  # cells a guess is made from
@@ -99,9 +108,9 @@ def guess(table: Table, target: str | None = None, overrides: Mapping[str, str] 
         if name not in table.names:
             raise InputError(f"{table.source.name} has no column {name!r}.", _nearest(name, table.names))
     layout = {name: _parse(name, text) for name, text in table.kinds.items()}
-    chosen = target or _told_target(told) or _told_target(layout)
+    free = [name for name in table.names if told.get(name, UNSAID)[1] is None]
+    chosen = target or _told_target(told) or _told_target({name: layout[name] for name in free if name in layout})
     if chosen is None:
-        free = [name for name in table.names if told.get(name, UNSAID)[1] is None]
         chosen = next((name for wanted in TARGET_NAMES for name in free if name.lower() == wanted), None)
 
     fields = []
@@ -141,6 +150,12 @@ def _told_target(told: Mapping[str, tuple[Kind | None, Role | None]]) -> str | N
         raise InputError(f"Two columns are marked as the target: {marked[0]!r} and {marked[1]!r}.", "Keep one.")
     predicted = (name for name, (kind, role) in told.items() if kind in PREDICTED and role is None)
     return next(iter(marked), None) or next(predicted, None)
+
+
+def in_order(labels: Iterable[str]) -> list[str]:
+    """Labels sorted: whole numbers by their value, words by their letters."""
+    known = list(labels)
+    return sorted(known, key=int) if all(label.isdecimal() for label in known) else sorted(known)
 
 
 def _parse(name: str, text: str) -> tuple[Kind | None, Role | None]:
@@ -209,7 +224,7 @@ def _role(name: str, kind: Kind, cells: list[Any], mentioned: bool) -> Role:
     if mentioned or kind in PREDICTED:
         return "ignore" if kind in PREDICTED else "input"
     distinct = {str(cell) for cell in cells}
-    if name.lower() == "split" and {text.lower() for text in distinct} <= SPLIT_VALUES:
+    if name.lower() == "split" and {text.lower() for text in distinct} <= SPLIT_NAMES.keys():
         return "split"
     if kind not in ("category", "number", "text") or not cells:
         return "input" if cells else "ignore"

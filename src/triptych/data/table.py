@@ -8,6 +8,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -95,14 +96,14 @@ def read_table(path: Path) -> Table:
         table = (
             _read_datasets(path)
             if (path / "state.json").exists() or (path / "dataset_dict.json").exists()
-            else _read_folder(path)
+            else read_folder(path)
         )
     elif not path.exists():
         raise InputError(f"There is no {path}.", "Check the path of the data.")
     else:
         readers: dict[str, Callable[[Path], Table]] = {
-            ".csv": _read_csv,
-            ".tsv": _read_csv,
+            ".csv": read_csv,
+            ".tsv": read_csv,
             ".parquet": _read_parquet,
             ".jsonl": _read_jsonl,
         }
@@ -115,8 +116,61 @@ def read_table(path: Path) -> Table:
     return table
 
 
-def _read_csv(path: Path) -> Table:
-    """A CSV or TSV file. A header with semicolons and no comma sets the separator, as spreadsheets in Europe do."""
+def table_of(
+    columns: Mapping[str, Sequence[str | None]],
+    kinds: Mapping[str, str],
+    *,
+    root: Path,
+    source: Path,
+    numbers: Sequence[int] | None = None,
+    unit: str = "row",
+    notes: tuple[str, ...] = (),
+) -> Table:
+    """A table of cells that a layout was read into, hashed by what stands in them.
+
+    Args:
+        columns: cells by column, all of one length.
+        kinds: of the columns, as a schema.yaml would say them.
+        root: where relative media paths start.
+        source: what the rows were read from.
+        numbers: of the rows in the source; default: counted from 1.
+        unit: what `numbers` count.
+        notes: what a person should know of how the rows were read.
+
+    Raises:
+        InputError: there are no rows.
+    """
+    rows = pa.table({name: pa.array(cells, pa.string()) for name, cells in columns.items()})
+    if rows.num_rows == 0:
+        raise InputError(f"{source} has no rows.", "Look whether anything is missing there.")
+    digest = _sha256(json.dumps(rows.to_pydict()).encode())
+    places = tuple(numbers or range(1, rows.num_rows + 1))
+    return Table(rows, root, source, digest, places, unit, kinds, notes)
+
+
+def relative(file: Path, root: Path) -> str:
+    """How a cell of a table at `root` names a file."""
+    return Path(os.path.relpath(file, root)).as_posix()
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, without its byte order mark.
+
+    Raises:
+        InputError: it cannot be read or is not UTF-8; names the line.
+    """
+    try:
+        return _decoded(path, path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).", "Check the path and its permissions.") from error
+
+
+def read_csv(path: Path) -> Table:
+    """A CSV or TSV file. A header with semicolons and no comma sets the separator, as spreadsheets in Europe do.
+
+    Raises:
+        InputError: it is no such file; names the line.
+    """
     content = path.read_bytes()
     text = _decoded(path, content)
     header_line = text.split("\n", 1)[0]
@@ -209,8 +263,12 @@ def _read_parquet(path: Path) -> Table:
     return Table(_empty_to_null(rows), path.parent, path, _file_sha256(path), tuple(range(1, rows.num_rows + 1)))
 
 
-def _read_folder(path: Path) -> Table:
-    """A folder per class."""
+def read_folder(path: Path) -> Table:
+    """A folder per class: columns `file` and `label`.
+
+    Raises:
+        InputError: no folder in `path` holds images or sounds.
+    """
     classes = sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     files: list[str] = []
     labels: list[str] = []

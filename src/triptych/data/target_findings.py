@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from triptych.data.findings import Finding, Level, Part, some, unreadable_cells
-from triptych.data.schema import Field
+from triptych.data.schema import Field, in_order
 from triptych.data.table import counted
 
 FEW_ROWS = 10  # of a label, in training
@@ -26,7 +26,7 @@ def label_problems(part: Part, train: Part | None, target: Field | None) -> Iter
     if target.kind == "text":
         yield from _written(part, train, name)
     elif target.kind == "boxes":
-        yield from _overhanging(part, name)
+        yield from _doubtful_boxes(part, name)
     if part.split == "train":
         yield from _class_sizes(part, target)
     elif train is not None:
@@ -74,14 +74,21 @@ def _damaged(character: str) -> bool:
     return character in DAMAGED or unicodedata.category(character) in ("Cc", "Cn", "Co", "Cs")
 
 
-def _overhanging(part: Part, name: str) -> Iterator[Finding]:
-    """Boxes that go on outside their picture."""
+def _doubtful_boxes(part: Part, name: str) -> Iterator[Finding]:
+    """Boxes that go on outside their picture, and those that are narrower than a pixel."""
     rows = [i for i, cell in enumerate(part.answers) if cell.overhang > 0]
     if rows:
         most = max(cell.overhang for cell in part.answers)
         message = f"{counted(len(rows), 'row')} with boxes that reach over the edge of the picture (by up to {most:.3g} pixels)."
         advice = "They are cut off at the edge. If there are many, were they drawn on pictures of another size?"
         yield part.finding("warning", "overhanging_boxes", message, advice, column=name, rows=rows)
+    rows = [i for i, cell in enumerate(part.answers) if cell.narrowest < 1]
+    if rows:
+        message, advice = (
+            f"{counted(len(rows), 'row')} with boxes narrower than a pixel.",
+            "Were they drawn by mistake?",
+        )
+        yield part.finding("warning", "narrow_boxes", message, advice, column=name, rows=rows)
 
 
 def _class_sizes(train: Part, target: Field) -> Iterator[Finding]:
@@ -106,5 +113,5 @@ def _class_sizes(train: Part, target: Field) -> Iterator[Finding]:
 
 def class_counts(part: Part, target: Field | None) -> dict[str, int]:
     """How often each label stands in a split, in rows, boxes or masks; empty where the target has no labels."""
-    labels = Counter(label for cell in part.answers for label in cell.labels)
-    return dict(sorted(labels.items())) if target is not None else {}
+    counts = Counter(label for cell in part.answers for label in cell.labels)
+    return {label: counts[label] for label in in_order(counts)} if target is not None else {}
