@@ -24,7 +24,11 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 contract broken, 75 stopped but resumable.",
 )
 
-Data = Annotated[Path, typer.Option("--data", help="Table, folder of tables, or folder per class.", show_default=False)]
+DATA = (
+    "Table (CSV, TSV, Parquet, JSON lines), folder of tables, folder per class, Hugging Face dataset, or a data set as it "
+    "comes: ImageNet, COCO (captions, instances), Flickr8k, Pascal VOC, TIMIT, Kaldi, pictures with masks."
+)
+Data = Annotated[Path, typer.Option("--data", help=DATA, show_default=False)]
 Out = Annotated[
     Path, typer.Option("--out", help="Folder to write; an existing one of another run is never overwritten.")
 ]
@@ -42,7 +46,7 @@ def demo(out: Out = Path("runs/demo"), json: Json = False) -> None:
 
 @app.command()
 def check(
-    data: Annotated[Path, typer.Argument(help="Table, folder of tables, or folder per class.")],
+    data: Annotated[Path, typer.Argument(help=DATA)],
     schema: Annotated[
         Path | None, typer.Option(help="YAML file with `column: kind` or `column: kind:role` lines.")
     ] = None,

@@ -170,6 +170,11 @@ def _target(table: Table, schema: Schema) -> Target | None:
         return None
     if field.kind == "number":
         return Target(name=field.name, kind="number")
+    if field.kind != "category":
+        raise InputError(
+            f"{table.source.name}, column {field.name} holds {field.kind}, which no task predicts.",
+            "Name another target, or give the column another kind.",
+        )
     labels = {str(cell) for cell in table.column(field.name) if cell is not None}
     if not labels:
         raise InputError(

@@ -107,9 +107,9 @@ def test_a_sound_that_is_listed_and_absent_and_an_utterance_without_words(kaldi)
     write(kaldi / "test", text="c-0 ZERO\nc-1\nc-2 ...\n")
     splits = read_splits(kaldi)
     assert [(f.code, f.message.split(":")[0]) for f in check(splits.tables, splits.schema).of("error")] == [
-        ("missing_file", "text, line 2, column audio"),
-        ("missing_label", "text, line 2, column transcript"),
-        ("no_words", "text, line 3, column transcript"),
+        ("missing_file", "train, text line 2, column audio"),
+        ("missing_label", "test, text line 2, column transcript"),
+        ("no_words", "test, text line 3, column transcript"),
     ]
 
 

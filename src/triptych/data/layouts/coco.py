@@ -77,8 +77,8 @@ def _table(file: Path, root: Path) -> Table | None:
         return None
     images: dict[Any, dict[str, Any]] = {}
     for i, image in enumerate(content["images"], 1):
-        images[_field(image, "id", int | str, f"{file.name}, image {i}")] = image
-        _field(image, "file_name", str, f"{file.name}, image {i}")
+        images[_field(image, "id", int | str, f"{file}, image {i}")] = image
+        _field(image, "file_name", str, f"{file}, image {i}")
     names = [image["file_name"] for image in images.values()]
     pictures = find_pictures(names, _places(file), file)
     annotations = content["annotations"]
@@ -112,9 +112,7 @@ def _captions(
 def _boxes(
     content: dict[str, Any], images: dict[Any, dict[str, Any]], pictures: Pictures, root: Path, file: Path
 ) -> Table:
-    labels = {
-        _field(c, "id", int | str, f"{file.name}, a category"): c.get("name") for c in content.get("categories", [])
-    }
+    labels = {_field(c, "id", int | str, f"{file}, a category"): c.get("name") for c in content.get("categories", [])}
     scales = {
         key: scale_of(pictures.file(i["file_name"]), (_side(i, "width"), _side(i, "height")))
         for key, i in images.items()
@@ -152,7 +150,7 @@ def _annotations(
 ) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
     """Each annotation with its image, and how it is called in messages."""
     for i, annotation in enumerate(content["annotations"], 1):
-        where = f"{file.name}, annotation {i}"
+        where = f"{file}, annotation {i}"
         key = _field(annotation, "image_id", int | str, where)
         if key not in images:
             raise InputError(f"{where} is of image {key!r}, which the file does not list.", "Add the image there.")

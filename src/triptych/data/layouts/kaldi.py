@@ -68,7 +68,7 @@ def _table(folder: Path) -> Table:
     kept = {name: cells for name, cells in columns.items() if any(cells)}
     kinds = {name: KINDS[name] for name in kept}
     lines = [line for line, _ in rows.values()]
-    return table_of(kept, kinds, root=folder, source=folder / listed, numbers=lines, unit="line")
+    return table_of(kept, kinds, root=folder, source=folder, numbers=lines, unit=f"{listed} line")
 
 
 def _lines(file: Path) -> Lines:

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from triptych.data.schema import SPLIT_NAMES
-from triptych.data.table import MEDIA, Table, counted, read_folder
+from triptych.data.table import MEDIA_SUFFIXES, Table, counted, read_folder
 
 NOT_CLASSES = {"images", "labels", "masks", "annotations"}
 
@@ -30,8 +30,8 @@ def split_folders(path: Path) -> dict[str, Path]:
 
 def _classes(folder: Path) -> list[Path]:
     inner = [f for f in sorted(folder.iterdir()) if f.is_dir() and f.name.lower() not in NOT_CLASSES]
-    return [f for f in inner if any(file.suffix.lower() in MEDIA for file in f.rglob("*"))]
+    return [f for f in inner if any(file.suffix.lower() in MEDIA_SUFFIXES for file in f.rglob("*"))]
 
 
 def _media_in(folder: Path) -> int:
-    return sum(file.suffix.lower() in MEDIA for file in folder.iterdir())
+    return sum(file.suffix.lower() in MEDIA_SUFFIXES for file in folder.iterdir())
