@@ -137,7 +137,7 @@ def test_a_json_file_that_is_cut_off(captions):
         (
             [image(0)],
             {"image_id": 0, "category_id": 9, "bbox": [0, 0, 1, 1]},
-            "a.json, annotation 1 names category 9, which",
+            "a.json, annotation 1 is of category 9, which the file does not list.",
         ),
         ([image(0)], {"image_id": 0, "category_id": 1}, "a.json, annotation 1 has no bbox."),
         (

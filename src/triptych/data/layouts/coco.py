@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, NamedTuple
 
 from triptych.data.boxes import write_boxes
 from triptych.data.layouts.pictures import Pictures, find_pictures, folders, scale_of, scaling_note
@@ -24,6 +24,17 @@ EXPORTED = "_annotations.coco.json"
 NAMED = re.compile(r"(captions|instances)_([a-z]+)\d*", re.IGNORECASE)
 CAPTIONS = {"image": "image:input", "caption": "text:target", "image_id": "category:group"}
 BOXES = {"image": "image:input", "boxes": "boxes:target", "image_id": "category:group"}
+
+
+class Image(NamedTuple):
+    """A picture as a file lists it; a side is 0 where it does not say it."""
+
+    name: str
+    width: float
+    height: float
+
+
+Images = dict[int | str, Image]
 
 
 def read(path: Path) -> dict[str, Table] | None:
@@ -71,18 +82,18 @@ def _table(file: Path, root: Path) -> Table | None:
         content = json.loads(read_text(file))
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{file} is not JSON: {error}.", "Is the file whole? Fetch it again.") from error
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(key), list) for key in ("images", "annotations")
-    ):
+    lists = [content.get(key) for key in ("images", "annotations")] if isinstance(content, dict) else []
+    if not lists or not all(isinstance(items, list) for items in lists):
         return None
-    images: dict[Any, dict[str, Any]] = {}
-    for i, image in enumerate(content["images"], 1):
-        images[_field(image, "id", int | str, f"{file}, image {i}")] = image
-        _field(image, "file_name", str, f"{file}, image {i}")
-    names = [image["file_name"] for image in images.values()]
-    pictures = find_pictures(names, _places(file), file)
-    annotations = content["annotations"]
-    told = any("caption" in annotation for annotation in annotations if isinstance(annotation, dict))
+    images: Images = {}
+    for i, item in enumerate(content["images"], 1):
+        where = f"{file}, image {i}"
+        name, sides = _field(item, "file_name", str, where), (item.get("width"), item.get("height"))
+        images[_field(item, "id", int | str, where)] = Image(
+            name, *(x if isinstance(x, int | float) else 0 for x in sides)
+        )
+    pictures = find_pictures([image.name for image in images.values()], _places(file), file)
+    told = any("caption" in item for item in content["annotations"] if isinstance(item, dict))
     return (_captions if told else _boxes)(content, images, pictures, root, file)
 
 
@@ -95,78 +106,64 @@ def _places(file: Path) -> Iterator[Path]:
     yield from near
 
 
-def _captions(
-    content: dict[str, Any], images: dict[Any, dict[str, Any]], pictures: Pictures, root: Path, file: Path
-) -> Table:
+def _captions(content: dict[str, Any], images: Images, pictures: Pictures, root: Path, file: Path) -> Table:
+    cells = {key: relative(pictures.file(image.name), root) for key, image in images.items()}
     columns: dict[str, list[str | None]] = {name: [] for name in CAPTIONS}
-    for annotation, image, where in _annotations(content, images, file):
-        cell, stem = _named(pictures, image, root)
-        columns["image"].append(cell)
+    for key, annotation, where in _annotations(content, images, file):
+        columns["image"].append(cells[key])
         columns["caption"].append(_field(annotation, "caption", str, where) or None)
-        columns["image_id"].append(stem)
+        columns["image_id"].append(_shared(cells[key]))
     silent = len(images) - len(set(columns["image"]))
     notes = (f"{file.name}: {counted(silent, 'picture')} without a caption left out.",) if silent else ()
     return table_of(columns, CAPTIONS, root=root, source=file, unit="annotation", notes=notes)
 
 
-def _boxes(
-    content: dict[str, Any], images: dict[Any, dict[str, Any]], pictures: Pictures, root: Path, file: Path
-) -> Table:
-    labels = {_field(c, "id", int | str, f"{file}, a category"): c.get("name") for c in content.get("categories", [])}
-    scales = {
-        key: scale_of(pictures.file(i["file_name"]), (_side(i, "width"), _side(i, "height")))
-        for key, i in images.items()
+def _boxes(content: dict[str, Any], images: Images, pictures: Pictures, root: Path, file: Path) -> Table:
+    names = {
+        _field(item, "id", int | str, f"{file}, a category"): item.get("name") for item in content.get("categories", [])
     }
-    boxes: dict[Any, list[tuple[str, list[float]]]] = {key: [] for key in images}
+    files = {key: pictures.file(image.name) for key, image in images.items()}
+    scales = {key: scale_of(files[key], (image.width, image.height)) for key, image in images.items()}
+    boxes: dict[int | str, list[tuple[str, list[float]]]] = {key: [] for key in images}
     crowds = 0
-    for annotation, image, where in _annotations(content, images, file):
+    for key, annotation, where in _annotations(content, images, file):
         if annotation.get("iscrowd"):
             crowds += 1
             continue
-        label = labels.get(annotation.get("category_id"))
-        if not isinstance(label, str):
-            known = f"category {annotation.get('category_id')!r}, which the file does not list"
-            raise InputError(f"{where} names {known}.", "Add the category, or take the annotation out.")
+        category = _field(annotation, "category_id", int | str, where)
+        if not isinstance(names.get(category), str):
+            raise InputError(
+                f"{where} is of category {category!r}, which the file does not list.", "Add the category there."
+            )
         box = _field(annotation, "bbox", list, where)
         if len(box) != 4 or not all(isinstance(x, int | float) for x in box):
             raise InputError(f"{where}: its bbox is {box!r:.60}.", "Write [x, y, width, height] in pixels.")
         x, y, width, height = box
-        sx, sy = scales[image["id"]]
-        boxes[image["id"]].append((label, [x * sx, y * sy, (x + width) * sx, (y + height) * sy]))
+        across, down = scales[key]
+        boxes[key].append((names[category], [x * across, y * down, (x + width) * across, (y + height) * down]))
     notes = scaling_note(file.name, scales.values())
     if crowds:
         notes += (f"{file.name}: {counted(crowds, 'crowd')} left out, which mark areas rather than things.",)
-    named = [_named(pictures, image, root) for image in images.values()]
-    columns = {
-        "image": [cell for cell, _ in named],
-        "boxes": [write_boxes(boxes[key]) for key in images],
-        "image_id": [stem for _, stem in named],
-    }
+    cells = [relative(picture, root) for picture in files.values()]
+    columns = {"image": cells, "boxes": list(map(write_boxes, boxes.values())), "image_id": list(map(_shared, cells))}
     return table_of(columns, BOXES, root=root, source=file, unit="image", notes=notes)
 
 
 def _annotations(
-    content: dict[str, Any], images: dict[Any, dict[str, Any]], file: Path
-) -> Iterator[tuple[dict[str, Any], dict[str, Any], str]]:
-    """Each annotation with its image, and how it is called in messages."""
+    content: dict[str, Any], images: Images, file: Path
+) -> Iterator[tuple[int | str, dict[str, Any], str]]:
+    """The key of each annotation's image, the annotation, and how it is called in messages."""
     for i, annotation in enumerate(content["annotations"], 1):
         where = f"{file}, annotation {i}"
         key = _field(annotation, "image_id", int | str, where)
         if key not in images:
             raise InputError(f"{where} is of image {key!r}, which the file does not list.", "Add the image there.")
-        yield annotation, images[key], where
+        yield key, annotation, where
 
 
-def _named(pictures: Pictures, image: dict[str, Any], root: Path) -> tuple[str, str]:
-    """The cell of a picture, and what its rows share."""
-    cell = relative(pictures.file(image["file_name"]), root)
-    return cell, str(PurePath(cell).with_suffix(""))
-
-
-def _side(image: dict[str, Any], name: str) -> float:
-    """A side of the picture that the boxes were drawn on; 0 where the file does not say it."""
-    side = image.get(name)
-    return float(side) if isinstance(side, int | float) else 0.0
+def _shared(cell: str) -> str:
+    """What the rows of a picture share."""
+    return str(PurePath(cell).with_suffix(""))
 
 
 def _field(item: Any, name: str, kind: Any, where: str) -> Any:
