@@ -110,7 +110,10 @@ def write_boxes(boxes: Sequence[tuple[str, Sequence[float]]]) -> str:
 def are_boxes(cells: Sequence[Any]) -> bool:
     """Whether the cells of a column look like boxes."""
     return bool(cells) and all(
-        isinstance(cell, list) or (isinstance(cell, str) and WRITTEN.match(cell)) for cell in cells
+        all(isinstance(item, dict) and "box" in item for item in cell)
+        if isinstance(cell, list)
+        else isinstance(cell, str) and bool(WRITTEN.match(cell))
+        for cell in cells
     )
 
 
