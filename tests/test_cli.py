@@ -9,7 +9,7 @@ from PIL import Image
 from triptych import cli
 from triptych.errors import ContractBroken, Stopped
 
-VERBS = ["demo", "check", "train", "inspect", "compress", "evaluate", "predict", "export", "verify"]
+VERBS = ["demo", "check", "train", "inspect", "compress", "evaluate", "explain", "predict", "export", "verify"]
 
 
 @pytest.fixture

@@ -255,6 +255,25 @@ def evaluate(
 
 
 @app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(help="Model folder.")],
+    data: Data,
+    rows: Annotated[int, typer.Option(help="How many rows are shown, evenly spaced.")] = 12,
+    worst: Annotated[
+        bool, typer.Option("--worst", help="Show those with the least probability for the truth.")
+    ] = False,
+    split: Annotated[str, typer.Option(help="Which rows.")] = "test",
+    out: Out = Path("runs/explained"),
+    json: Json = False,
+) -> None:
+    """Show why: what each field gave to an answer, and where in a picture, a sound or a text the model found it."""
+    console.set_mode(json=json)
+    from triptych.evaluate.explain.verb import explain_model
+
+    console.emit(explain_model(model, data, out, command=_command(), rows=rows, worst=worst, split=split))
+
+
+@app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     fields: Annotated[

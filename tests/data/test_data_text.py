@@ -188,3 +188,19 @@ def test_state_brings_features_back(level):
     again = TextFeatures.from_state(features.state())
     assert [load(again, text) for text in TEXTS] == [load(features, text) for text in TEXTS]
     assert again.shape == features.shape
+
+
+@given(ANY_TEXT)
+@settings(max_examples=150, deadline=None)
+def test_pieces_are_the_text_cut_as_its_tokens(text):
+    tokenizer = subwords()
+    pieces = tokenizer.pieces(text)
+    assert "".join(pieces) == text
+    assert len(pieces) == len(tokenizer.encode(text))
+    characters = train_tokenizer("character", [text], 1000)
+    assert "".join(characters.pieces(text)) == text
+
+
+def test_pieces_of_words_are_as_many_as_the_ids_that_are_kept():
+    features = TextFeatures(TextFeatures.Config(level="word", length=3)).fit(TEXTS)
+    assert features.pieces("The cat, unheard of, sat", "here") == ["the ", "cat ", ", "]

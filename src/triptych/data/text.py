@@ -94,6 +94,15 @@ class TextFeatures:
         padded[: len(ids)] = torch.tensor(ids)
         return padded
 
+    def pieces(self, cell: Any, where: str) -> list[str]:
+        """The stretches of a cell's cleaned text that its ids stand for, as many as `load` keeps.
+
+        Raises:
+            InputError: the cell holds neither text nor a number.
+            LimitError: the text is too long.
+        """
+        return self.tokenizer.pieces(self.clean(cell, where))[: self.length]
+
     def features(
         self, stack: Int64[Tensor, "batch tokens"], augment: bool = False, generator: torch.Generator | None = None
     ) -> Int64[Tensor, "batch tokens"]:

@@ -24,6 +24,9 @@ class Tokenizer(Protocol):
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; padding is left out."""
 
+    def pieces(self, text: str) -> list[str]:
+        """The stretch of the text that each id of `encode` stands for."""
+
     def state(self) -> dict[str, Any]:
         """What `load_tokenizer` needs, ready for JSON."""
 
@@ -60,6 +63,10 @@ class Lookup:
         """The text of some ids, words joined by spaces; an unknown one as U+FFFD."""
         known = ["\ufffd" if i == UNKNOWN else self.tokens[i - len(SPECIAL)] for i in ids if i != PADDING]
         return (" " if self.level == "word" else "").join(known)
+
+    def pieces(self, text: str) -> list[str]:
+        """The stretch of the text that each id of `encode` stands for; words are followed by a space."""
+        return [f"{token} " if self.level == "word" else token for token in _split(text, self.level)]
 
     def state(self) -> dict[str, Any]:
         """What `load_tokenizer` needs, ready for JSON."""
@@ -108,6 +115,14 @@ class Subword:
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some ids; padding is left out."""
         return str(self._trained.decode([i for i in ids if i != PADDING], skip_special_tokens=True))
+
+    def pieces(self, text: str) -> list[str]:
+        """The stretch of the text that each id of `encode` stands for; a character of several ids goes to the first."""
+        found, done = [], 0
+        for start, end in self._trained.encode(text).offsets:
+            found.append(text[max(start, done) : end])
+            done = max(done, end)
+        return found
 
     def state(self) -> dict[str, Any]:
         """What `load_tokenizer` needs, ready for JSON. `json` is a tokenizer.json that the tokenizers library reads."""

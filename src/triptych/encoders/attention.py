@@ -47,6 +47,13 @@ class Attention(nn.Module):
         gathered = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
         return self.out(gathered.transpose(1, 2).flatten(2))
 
+    def weights(
+        self, x: Float[Tensor, "batch tokens width"], mask: Bool[Tensor, "batch tokens"] | None = None
+    ) -> Float[Tensor, "batch heads tokens tokens"]:
+        """softmax(q k' / sqrt(head_dim)): how much each token takes from each, which `forward` computes without showing it."""
+        scores = self._split(self.q(x)) @ self._split(self.k(x)).mT / self.head_dim**0.5
+        return (scores if mask is None else scores.masked_fill(~mask[:, None, None, :], float("-inf"))).softmax(-1)
+
     def _split(self, x: Float[Tensor, "batch tokens features"]) -> Float[Tensor, "batch heads tokens head_dim"]:
         # The number of heads is read off the weights: pruning may have removed some.
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)

@@ -13,13 +13,13 @@ from triptych.compress.gate import Verdict
 from triptych.compress.quantize.layers import QuantizedWeight, weights
 from triptych.compress.quantize.storage import to_tensors
 from triptych.compress.run import Attempt, Compressed, worst_rows
-from triptych.data.decode import audio_source, decode_audio, decode_image
 from triptych.data.samples import Samples
 from triptych.data.splits import Splits
-from triptych.data.video import decode_video
 from triptych.engines import Engine
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.engines.torch import TorchEngine
+from triptych.evaluate.explain.look import look
+from triptych.evaluate.explain.subject import Subject, can_be_explained
 from triptych.evaluate.memory import peak_memory
 from triptych.evaluate.quality import Quality
 from triptych.evaluate.size import size_bytes
@@ -28,7 +28,8 @@ from triptych.models.components import components
 from triptych.models.store import Loaded
 from triptych.report import schema
 from triptych.report.environment import cpu_name, versions
-from triptych.report.media import STRIP, picture_uri, sound_uri, strip_uri
+from triptych.report.lit import looks
+from triptych.report.media import shown
 from triptych.report.words import weakest
 
 MEASURED = (
@@ -280,11 +281,16 @@ def _worst(outcome: Compressed, test: Samples, splits: Splits, original: Loaded)
     labels = test.labels
     assert labels is not None  # it was evaluated
     found = []
-    for row in worst_rows(outcome.before, outcome.after):
+    rows = worst_rows(outcome.before, outcome.after)
+    seen = _looks(original, outcome.loaded, test, rows)
+    for place, row in enumerate(rows):
         cells = table.row(row)
         fields = tuple(
             schema.SampleField(
-                name=f.name, kind=f.kind, value=_shown(f.kind, cells[f.name], table.root, table.place(row))
+                name=f.name,
+                kind=f.kind,
+                value=shown(f.kind, cells[f.name], table.root, table.place(row)),
+                looks=seen[f.name][place],
             )
             for f in splits.schema.inputs
         )
@@ -297,17 +303,23 @@ def _worst(outcome: Compressed, test: Samples, splits: Splits, original: Loaded)
     return tuple(found)
 
 
-def _shown(kind: str, cell: object, root: Path, where: str) -> str | None:
-    """A cell as the page shows it."""
-    if cell is None:
-        return None
-    if kind == "image":
-        return picture_uri(decode_image(root / str(cell), where))
-    if kind == "video":
-        return strip_uri(decode_video(root / str(cell), STRIP, where).frames)
-    if kind == "audio":
-        return sound_uri(decode_audio(audio_source(cell, root, where), 16_000, where), 16_000)
-    return str(cell)
+def _looks(
+    original: Loaded, compressed: Loaded, test: Samples, rows: list[int]
+) -> dict[str, list[tuple[schema.Look, ...]]]:
+    """Where in each field of each row both models find what speaks for the truth."""
+    found: dict[str, list[tuple[schema.Look, ...]]] = {name: [()] * len(rows) for name in original.model.fields}
+    if not can_be_explained(original.model):
+        return found
+    table, batch = test.table, test.batch(rows)
+    for label, loaded in (("before", original), ("after", compressed)):
+        subject = Subject.of(loaded.model, batch)
+        for name, features in loaded.processor.features.items():
+            where = look(subject, name)
+            for place, row in enumerate(rows):
+                cell = table.row(row)[name]
+                drawn = looks(features, cell, table.root, table.place(row), where, place, label, small=True)
+                found[name][place] += tuple(drawn)
+    return found
 
 
 def _training(log: Sequence[dict[str, float]]) -> tuple[schema.TrainingPoint, ...]:

@@ -6,13 +6,32 @@ serial number), and browsers show and play both.
 
 from base64 import b64encode
 from io import BytesIO
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, UInt8
 
+from triptych.data.decode import audio_source, decode_audio, decode_image, media_source
+from triptych.data.video import decode_video
+
 PICTURE_SIDE = 240  # pixels, twice what a card shows, for dense screens
 SOUND_SECONDS = 6.0
 STRIP = 5  # frames of a video that are shown
+SOUND_RATE = 16_000  # Hz
+
+
+def shown(kind: str, cell: Any, root: Path, where: str) -> str | None:
+    """A cell of a table as a page shows it: a picture or a sound as its data URI, anything else as text."""
+    if cell is None:
+        return None
+    if kind == "image":
+        return picture_uri(decode_image(media_source(cell, root, where), where))
+    if kind == "video":
+        return strip_uri(decode_video(media_source(cell, root, where), STRIP, where).frames)
+    if kind == "audio":
+        return sound_uri(decode_audio(audio_source(cell, root, where), SOUND_RATE, where), SOUND_RATE)
+    return str(cell)
 
 
 def picture_uri(pixels: UInt8[np.ndarray, "h w 3"], side: int = PICTURE_SIDE) -> str:

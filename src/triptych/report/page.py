@@ -9,12 +9,12 @@ from math import isclose
 from pathlib import Path
 from re import sub
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from triptych.artifact import write_file
 from triptych.console import human_bytes, human_seconds, percent
-from triptych.report import charts, words
+from triptych.report import charts, shares, words
 from triptych.report.schema import CurvePoint, LayerPlan, Report, Side
 
 TEXT_SHOWN = 600  # characters of a sample's text
@@ -23,15 +23,19 @@ OPEN_PLAN = 12  # layers; a longer plan starts folded
 
 def render(report: Report) -> str:
     """The page's HTML. The same report gives the same bytes."""
-    return _template().render(
-        r=report,
-        modalities=_modalities(report),
-        plan=_by_component(report),
-        drawings=_drawings(report),
-        histories=_histories(report),
-        bar=lambda item: charts.kept_bar(item, report.contract),
-        q=lambda value: words.quality(value, report.before.quality.metric),
-        change=lambda value: words.difference(value, report.before.quality.metric),
+    return (
+        environment()
+        .get_template("template.html.j2")
+        .render(
+            r=report,
+            modalities=_modalities(report),
+            plan=_by_component(report),
+            drawings=_drawings(report),
+            histories=_histories(report),
+            bar=lambda item: charts.kept_bar(item, report.contract),
+            q=lambda value: words.quality(value, report.before.quality.metric),
+            change=lambda value: words.difference(value, report.before.quality.metric),
+        )
     )
 
 
@@ -42,16 +46,13 @@ def write_report(report: Report, folder: Path) -> None:
 
 
 @cache
-def _template() -> Template:
+def environment() -> Environment:
+    """What all pages share: their templates, drawings, words and filters."""
     loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals.update(w=words, charts=charts, open_plan=OPEN_PLAN, text_shown=TEXT_SHOWN)
-    environment.filters.update(
-        bytes=human_bytes, seconds=human_seconds, percent=percent, ms=milliseconds, times=words.times
-    )
-    return environment.get_template("template.html.j2")
+    found = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    found.globals.update(w=words, charts=charts, shares=shares, open_plan=OPEN_PLAN, text_shown=TEXT_SHOWN)
+    found.filters.update(bytes=human_bytes, seconds=human_seconds, percent=percent, ms=milliseconds, times=words.times)
+    return found
 
 
 def milliseconds(value: float | None) -> str:

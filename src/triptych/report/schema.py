@@ -207,12 +207,42 @@ class Answer(Record):
     probability: Perhaps = None
 
 
+class Piece(Record):
+    """A stretch of text, and how much it speaks for (up to 1) or against (down to -1) the answer."""
+
+    text: str
+    weight: float = Field(ge=-1, le=1)
+
+
+class Axes(Record):
+    """What a spectrogram's sides mean: its length, and names at heights from 0 (the lower end) to 1."""
+
+    seconds: float
+    marks: tuple[tuple[str, float], ...] = ()
+
+
+class Look(Record):
+    """Where a model looked in a field: a picture that is lit there, or the pieces of a text."""
+
+    name: str
+    picture: str | None = None
+    axes: Axes | None = None
+    pieces: tuple[Piece, ...] = ()
+
+    @model_validator(mode="after")
+    def _picture_is_embedded(self) -> "Look":
+        if self.picture is not None and fullmatch(PICTURE, self.picture) is None:
+            raise ValueError(f"look {self.name!r}: the picture must be a base64 data URI of a known format")
+        return self
+
+
 class SampleField(Record):
     """One field of a sample: a data URI for a picture, a sound or a strip of frames, text for the rest, None where it is absent."""
 
     name: str
     kind: Modality
     value: str | None = None
+    looks: tuple[Look, ...] = ()
 
     @model_validator(mode="after")
     def _media_is_embedded(self) -> "SampleField":

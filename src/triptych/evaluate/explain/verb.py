@@ -1,0 +1,188 @@
+"""`triptych explain`: what each field gave to the answers, and where in it the model found them, as one page."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float64, Int
+
+from triptych import artifact, console
+from triptych.data.samples import Samples
+from triptych.data.splits import read_splits
+from triptych.errors import InputError
+from triptych.evaluate.explain.attention import fusion_attention
+from triptych.evaluate.explain.contribution import Contribution, contribution
+from triptych.evaluate.explain.gradcam import BLANKED, blanked, gradcam
+from triptych.evaluate.explain.grids import find_grid
+from triptych.evaluate.explain.look import look
+from triptych.evaluate.explain.subject import Subject, fuse
+from triptych.models.store import Loaded, read_model
+from triptych.report import explained
+from triptych.report.environment import cpu_name, versions
+from triptych.report.lit import looks
+from triptych.report.media import shown
+from triptych.report.schema import Answer, Environment, SampleField
+
+BATCH = 256
+CHECKED = 200  # rows on which maps are checked
+
+
+def explain_model(
+    model: Path, data: Path, out: Path, *, command: str, rows: int = 12, worst: bool = False, split: str = "test"
+) -> dict[str, Any]:
+    """Write explanation.html and explanation.json into the folder `out`.
+
+    Args:
+        model: a folder that Triptych wrote.
+        data: tables.
+        out: a new folder, or one that the same call has written.
+        command: that reproduces the page.
+        rows: how many are shown.
+        worst: those with the least probability for the truth; otherwise evenly spaced ones.
+        split: which table.
+
+    Raises:
+        InputError: no rows, or `worst` of a table or a task without a probability for the truth.
+        ArtifactError: `out` holds something else.
+    """
+    if rows < 1:
+        raise InputError(f"{rows} rows cannot be shown.", "Give --rows a number above 0.")
+    loaded, splits = read_model(model), read_splits(data)
+    samples = Samples(splits.table(split), loaded.processor, splits.schema)
+    asked = {"rows": rows, "worst": worst, "split": split}
+    identity = {"model": loaded.sha256, "data": splits.sha256, **asked}
+    page = out / "explanation.html"
+    if not artifact.existing(out, identity):
+        with console.stage(f"explain {len(samples):,} rows"):
+            explanation = explain(
+                loaded, samples, title=f"Seeing why {model} answers", command=command, rows=rows, worst=worst
+            )
+        with artifact.publish(out, identity) as staging:
+            explained.write_explanation(explanation, staging)
+        console.say(explanation.headline())
+    console.say(f"the page is {page}")
+    return {"page": str(page), **asked}
+
+
+def explain(
+    loaded: Loaded, samples: Samples, *, title: str, command: str, rows: int = 12, worst: bool = False
+) -> explained.Explanation:
+    """What every field gave to every row, and the chosen rows with all that can be seen in them."""
+    numeric = loaded.processor.labels is None
+    if worst and (numeric or samples.labels is None):
+        raise InputError(
+            "The worst rows are those with the least probability for the truth.", "Give rows with classes."
+        )
+    given = _contributions(loaded, samples)
+    chosen = np.argsort(given.all, kind="stable")[:rows] if worst else _spaced(len(samples), rows)
+    return explained.Explanation(
+        title=title,
+        command=command,
+        unit="number" if numeric else "probability",
+        rows=len(samples),
+        none=float(given.none.mean()),
+        all=float(given.all.mean()),
+        blanked_share=BLANKED,
+        overview=_overview(loaded, samples, given, numeric=numeric),
+        shown=_rows(loaded, samples, given, chosen.tolist()),
+        environment=Environment(cpu=cpu_name(), threads=torch.get_num_threads(), versions=versions()),
+    )
+
+
+def _spaced(rows: int, count: int) -> Int[np.ndarray, " count"]:
+    """At most `count` of the rows, evenly spaced."""
+    return np.linspace(0, rows - 1, min(count, rows)).round().astype(int)
+
+
+def _contributions(loaded: Loaded, samples: Samples) -> Contribution:
+    """Of all rows."""
+    parts = []
+    with console.progress("contributions", len(samples), unit="row") as advance:
+        for start in range(0, len(samples), BATCH):
+            batch = samples.batch(range(start, min(start + BATCH, len(samples))))
+            parts.append(contribution(Subject.of(loaded.model, batch)))
+            advance(len(batch))
+    return Contribution(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _overview(
+    loaded: Loaded, samples: Samples, given: Contribution, *, numeric: bool
+) -> tuple[explained.Overview, ...]:
+    checked = _spaced(len(samples), CHECKED)
+    subject = Subject.of(loaded.model, samples.batch(checked.tolist()))
+    found = []
+    for place, name in enumerate(loaded.model.fields):
+        shares = given.shapley[:, place]
+        grid, check = _check(subject, name, given.all[checked])
+        found.append(
+            explained.Overview(
+                name=name,
+                share=float((np.abs(shares) if numeric else shares).mean()),
+                shares=tuple(shares.round(4).tolist()),
+                without=float(given.without[:, place].mean()),
+                grid=grid,
+                blanked=None if numeric else check,  # a blank may move a number either way
+            )
+        )
+    return tuple(found)
+
+
+def _check(
+    subject: Subject, name: str, whole: Float64[np.ndarray, " rows"]
+) -> tuple[tuple[int, int] | None, explained.Blanked | None]:
+    """The grid of a field's maps, and what it costs to blank what they show; None where there are no maps."""
+    if subject.kind(name) not in ("image", "audio"):
+        return None, None
+    grid = find_grid(subject, name)
+    if grid is None:
+        return None, None
+    heat = gradcam(subject, name, grid)
+    random = torch.rand(heat.shape, generator=torch.Generator().manual_seed(0))
+    shown_cost, random_cost = (float(blanked(subject, name, maps).mean()) for maps in (heat, random))
+    return (grid.rows, grid.columns), explained.Blanked(whole=float(whole.mean()), shown=shown_cost, random=random_cost)
+
+
+def _rows(loaded: Loaded, samples: Samples, given: Contribution, chosen: list[int]) -> tuple[explained.Row, ...]:
+    """Everything about the rows that are shown."""
+    model, table, fields = loaded.model, samples.table, loaded.processor.features
+    subject = Subject.of(model, samples.batch(chosen))
+    with torch.no_grad():
+        answers = model.task.answers(fuse(model, subject.vectors, subject.batch.presence).numpy())
+    seen = {name: look(subject, name) for name in model.fields}
+    asking = fusion_attention(subject)
+    found = []
+    for place, row in enumerate(chosen):
+        cells, where = table.row(row), table.place(row)
+        parts = [
+            explained.Part(
+                field=SampleField(
+                    name=name,
+                    kind=fields[name].kind,
+                    value=shown(fields[name].kind, cells[name], table.root, where),
+                    looks=tuple(
+                        looks(fields[name], cells[name], table.root, where, seen[name], place, "what speaks for it")
+                    ),
+                ),
+                without=float(given.without[row, m]),
+                share=float(given.shapley[row, m]),
+            )
+            for m, name in enumerate(model.fields)
+        ]
+        answer = answers[place]
+        found.append(
+            explained.Row(
+                place=where,
+                truth=None if samples.labels is None else model.task.truth(float(samples.labels[row])),
+                answer=Answer(label=_said(answer["answer"]), probability=answer.get("probability")),
+                none=float(given.none[row]),
+                all=float(given.all[row]),
+                parts=tuple(parts),
+                attention=() if asking is None else tuple(map(tuple, asking[place].tolist())),
+            )
+        )
+    return tuple(found)
+
+
+def _said(answer: str | float) -> str:
+    return answer if isinstance(answer, str) else f"{answer:.6g}"
