@@ -17,6 +17,7 @@ _PLACES = {
     "check_tables": "triptych.data.check:check",
     "components": "triptych.models.components",
     "compress_model": "triptych.compress.run:compress",
+    "explain": "triptych.evaluate.explain.verb",
     "load": "triptych.models.store:read_model",
     "measure": "triptych.evaluate.quality",
     "read_plan": "triptych.compress.plan",

@@ -170,6 +170,9 @@ def test_a_broken_contract_writes_the_report_and_raises(tiny_trained, tiny_data,
     assert report["schema"] == 1
     assert report["contract"]["verdict"] == "broken"
     assert report["before"]["bytes"] == sum(f.stat().st_size for f in tiny_trained.loaded.folder.iterdir())
+    for sample in report["worst"]:
+        for field in sample["fields"]:
+            assert [look["name"] for look in field["looks"]] == ["before", "after"]
     assert "<svg" in (tmp_path / "report.html").read_text()
 
 

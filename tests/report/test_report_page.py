@@ -185,6 +185,19 @@ def test_long_text_of_a_sample_is_cut(data: dict[str, Any]) -> None:
     assert html.count("word ") < page.TEXT_SHOWN / 4
 
 
+def test_where_both_models_looked_stands_beside_the_sample(data: dict[str, Any]) -> None:
+    plain = Page(render(Report.model_validate(data)))
+    assert "Light and shade" not in plain.text
+    picture, _, text = data["worst"][0]["fields"]
+    picture["looks"] = [{"name": name, "picture": picture["value"]} for name in ("before", "after")]
+    text["looks"] = [{"name": "after", "pieces": [{"text": "bell", "weight": 1}, {"text": "rings", "weight": -0.25}]}]
+    page = Page(render(Report.model_validate(data)))
+    assert "Light and shade show where each found what speaks for the truth" in page.text
+    assert len(page.all("img")) == len(plain.all("img")) + 2
+    shades = [(a.get("class"), a["style"]) for a in page.all("span") if a.get("style")]
+    assert shades == [("for", "--w:100%"), ("against", "--w:25%")]
+
+
 def test_a_long_plan_starts_folded(data: dict[str, Any]) -> None:
     assert Page(render(Report.model_validate(data))).all("details") == [{}]
     data["plan"] = data["plan"][:3]

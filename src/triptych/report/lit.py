@@ -37,15 +37,8 @@ def looks(
 ) -> list[Look]:
     """What was found in one cell, ready for a page.
 
-    Args:
-        features: of the field.
-        cell: of the table, whose files start at `root`.
-        root: as above.
-        where: the place in the table, for messages.
-        found: in the field.
-        row: the row of `found` that belongs to the cell.
-        name: of what speaks for the answer.
-        small: without axes, and without attention.
+    `cell`, `root` and `where` are those of `features.load`; `row` is the cell's row in `found`; `name` is said of what speaks for
+    the answer. `small` leaves out axes and attention.
     """
     drawn = [(n, m[row]) for n, m in ((name, _spoken(found)), ("attention", found.attention)) if m is not None]
     if cell is None or not drawn:
