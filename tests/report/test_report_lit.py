@@ -59,11 +59,14 @@ def test_the_bands_of_mfcc_have_no_name():
 
 def test_pieces_carry_the_weights_of_their_tokens():
     features = TextFeatures(TextFeatures.Config(level="word", length=4)).fit(["red or green"])
-    found = Look(tokens=torch.tensor([[9.0, 9, 9, 9], [-2.0, 0, 4, 0]]), attention=torch.rand(2, 4))
+    found = Look(
+        tokens=torch.tensor([[9.0, 9, 9, 9], [-2.0, 0, 4, 0]]), attention=torch.tensor([[0.0] * 4, [0.3, 0.2, 0.5, 0]])
+    )
     said, looked = lit.looks(features, "red or green", Path(), "here", found, 1, "for it")
     assert said.name == "for it"
     assert [(piece.text, piece.weight) for piece in said.pieces] == [("red ", -0.5), ("or ", 0), ("green ", 1)]
     assert looked.name == "attention"
+    assert [piece.weight for piece in looked.pieces] == pytest.approx([0.333, 0, 1])
     assert len(lit.looks(features, "red or green", Path(), "here", found, 1, "for it", small=True)) == 1
     assert lit.looks(features, None, Path(), "here", found, 1, "for it") == []
 

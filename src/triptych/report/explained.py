@@ -109,7 +109,7 @@ class Explanation(Record):
             "Light is Grad-CAM with every cell's own gradient (HiResCAM), the brightest cell of each map at full light.",
             f"A map is checked by what it costs to blank the brightest {self.blanked_share:.0%} of it, against as much at random.",
             "Words are shaded by integrated gradients from a blank of the same length, the strongest of each text in full.",
-            "Attention is its flow through all layers (rollout). It says where from, not for which answer.",
+            "Attention is its flow through all layers (rollout), from least to most. It says where from, not for which answer.",
         ]
 
 

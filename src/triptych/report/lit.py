@@ -40,10 +40,13 @@ def looks(
     `cell`, `root` and `where` are those of `features.load`; `row` is the cell's row in `found`; `name` is said of what speaks for
     the answer. `small` leaves out axes and attention.
     """
-    drawn = [(n, m[row]) for n, m in ((name, _spoken(found)), ("attention", found.attention)) if m is not None]
-    if cell is None or not drawn:
+    spoken = found.tokens if found.heat is None else found.heat
+    if cell is None or spoken is None:
         return []
-    drawn = drawn[: 1 if small else None]
+    drawn = [(name, spoken[row])]
+    if found.attention is not None and not small:
+        flow = found.attention[row]
+        drawn.append(("attention", (flow - flow[flow > 0].min()).relu()))  # padding has none; every token has some
     if isinstance(features, TextFeatures):
         pieces = features.pieces(cell, where)
         return [Look(name=n, pieces=_pieces(pieces, weights.tolist())) for n, weights in drawn]
@@ -53,10 +56,6 @@ def looks(
     else:
         pixels, axes = spectrogram(features, cell, root, where), None if small else spectrogram_axes(features)
     return [Look(name=n, picture=picture_uri(lit(pixels, heat), SIDE), axes=axes) for n, heat in drawn]
-
-
-def _spoken(found: Found) -> Float[Tensor, "rows *places"] | None:
-    return found.tokens if found.heat is None else found.heat
 
 
 def lit(pixels: UInt8[np.ndarray, "h w 3"], heat: Float[Tensor, "rows columns"]) -> UInt8[np.ndarray, "h w 3"]:
