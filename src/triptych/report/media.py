@@ -22,7 +22,7 @@ SOUND_RATE = 16_000  # Hz
 
 
 def shown(kind: str, cell: Any, root: Path, where: str) -> str | None:
-    """A cell of a table as a page shows it: a picture or a sound as its data URI, anything else as text."""
+    """A cell of a table as a page shows it: a picture, a video or a sound as its data URI, anything else as text."""
     if cell is None:
         return None
     if kind == "image":
