@@ -1,8 +1,10 @@
 """Pictures and masks of the same name in folders beside each other, with or without a folder per split.
 
-train/a.jpg     trainannot/a.png          as CamVid comes with SegNet
-images/a.jpg    masks/a.png               or labels, or annotations; each may hold train, val and test
-train/images/a.jpg    train/masks/a.png
+    train/a.jpg           trainannot/a.png     as CamVid comes with SegNet
+    images/a.jpg          masks/a.png          or labels, or annotations; each may hold train, val and test
+    train/images/a.jpg    train/masks/a.png
+
+A picture that has no mask has an empty cell, which the data check tells.
 """
 
 from collections.abc import Iterator
