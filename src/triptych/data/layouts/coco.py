@@ -82,8 +82,10 @@ def _table(file: Path, root: Path) -> Table | None:
         content = json.loads(read_text(file))
     except (json.JSONDecodeError, RecursionError) as error:
         raise InputError(f"{file} is not JSON: {error}.", "Is the file whole? Fetch it again.") from error
-    lists = [content.get(key) for key in ("images", "annotations")] if isinstance(content, dict) else []
-    if not lists or not all(isinstance(items, list) for items in lists):
+    if not isinstance(content, dict):
+        return None
+    content.setdefault("categories", [])
+    if not all(isinstance(content.get(key), list) for key in ("images", "annotations", "categories")):
         return None
     images: Images = {}
     for i, item in enumerate(content["images"], 1):
@@ -119,9 +121,7 @@ def _captions(content: dict[str, Any], images: Images, pictures: Pictures, root:
 
 
 def _boxes(content: dict[str, Any], images: Images, pictures: Pictures, root: Path, file: Path) -> Table:
-    names = {
-        _field(item, "id", int | str, f"{file}, a category"): item.get("name") for item in content.get("categories", [])
-    }
+    names = {_field(item, "id", int | str, f"{file}, a category"): item.get("name") for item in content["categories"]}
     files = {key: pictures.file(image.name) for key, image in images.items()}
     scales = {key: scale_of(files[key], (image.width, image.height)) for key, image in images.items()}
     boxes: dict[int | str, list[tuple[str, list[float]]]] = {key: [] for key in images}
