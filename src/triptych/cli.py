@@ -263,14 +263,18 @@ def explain(
         bool, typer.Option("--worst", help="Show those with the least probability for the truth.")
     ] = False,
     split: Annotated[str, typer.Option(help="Which rows.")] = "test",
+    gradients: Annotated[
+        Literal["own", "mean"], typer.Option(help="Of the maps: each cell's own (HiResCAM), or their mean (Grad-CAM).")
+    ] = "own",
     out: Out = Path("runs/explained"),
     json: Json = False,
 ) -> None:
     """Show why: what each field gave to an answer, and where in a picture, a sound or a text the model found it."""
     console.set_mode(json=json)
-    from triptych.evaluate.explain.verb import explain_model
+    from triptych.evaluate.explain.verb import Asked, explain_model
 
-    console.emit(explain_model(model, data, out, command=_command(), rows=rows, worst=worst, split=split))
+    asked = Asked(rows=rows, worst=worst, split=split, gradients=gradients)
+    console.emit(explain_model(model, data, out, asked, command=_command()))
 
 
 @app.command()

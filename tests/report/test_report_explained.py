@@ -56,6 +56,7 @@ def explanation(**changes):
         "none": 0.1,
         "all": 0.6,
         "blanked_share": 0.2,
+        "gradients": "own",
         "overview": overview,
         "shown": [row],
         "environment": {"cpu": "x", "threads": 1},

@@ -62,6 +62,7 @@ class Explanation(Record):
     none: float
     all: float
     blanked_share: float
+    gradients: Literal["own", "mean"]
     overview: tuple[Overview, ...]
     shown: tuple[Row, ...]
     environment: Environment
@@ -100,13 +101,14 @@ class Explanation(Record):
 
     def method(self) -> list[str]:
         """How each thing on the page was found."""
+        own = " with every cell's own gradient (HiResCAM)"
         asked = "the probability of the true class, of the likeliest where no truth is known"
         return [
             f"What is explained is {asked if self.unit == 'probability' else 'the predicted number'}.",
             "A field's share is its Shapley value: the mean, over all orders in which the fields may arrive, of what it adds.",
             "A field that is left out is replaced by the learned token that stands for absence.",
             "The shares of a row sum to what is known with everything, less what is known with nothing.",
-            "Light is Grad-CAM with every cell's own gradient (HiResCAM), the brightest cell of each map at full light.",
+            f"Light is Grad-CAM{own if self.gradients == 'own' else ''}, the brightest cell of each map at full light.",
             f"A map is checked by what it costs to blank the brightest {self.blanked_share:.0%} of it, against as much at random.",
             "Words are shaded by integrated gradients from a blank of the same length, the strongest of each text in full.",
             "Attention is its flow through all layers (rollout), from least to most. It says where from, not for which answer.",

@@ -38,7 +38,7 @@ def test_the_map_peaks_on_the_patch_that_decides(subject, drawn):
     grid = find_grid(subject, "picture")
     assert (grid.rows, grid.columns) == (8, 8)
     assert found_at(gradcam(subject, "picture", grid), corners) >= 0.9
-    assert found_at(gradcam(subject, "picture", grid, averaged=True), corners) >= 0.8
+    assert found_at(gradcam(subject, "picture", grid, gradients="mean"), corners) >= 0.8
     assert found_at(torch.rand(ROWS, 8, 8), corners) < 0.4
 
 

@@ -8,11 +8,11 @@ import pytest
 from report.parsed import Page
 from triptych import artifact
 from triptych.errors import ArtifactError, InputError
-from triptych.evaluate.explain.verb import explain_model
+from triptych.evaluate.explain.verb import Asked, explain_model
 
 
 def call(trained, data, out, **settings):
-    return explain_model(trained.loaded.folder, data, out, command="triptych explain", **settings)
+    return explain_model(trained.loaded.folder, data, out, Asked(**settings), command="triptych explain")
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,8 @@ def test_the_same_call_keeps_the_page_and_another_is_refused(explained, tiny_tra
 
 
 def test_the_worst_rows_are_those_furthest_from_the_truth(tiny_trained, tiny_data, tmp_path):
-    call(tiny_trained, tiny_data, tmp_path / "worst", rows=4, worst=True, split="valid")
+    call(tiny_trained, tiny_data, tmp_path / "worst", rows=4, worst=True, split="valid", gradients="mean")
+    assert "Light is Grad-CAM, the brightest" in Page((tmp_path / "worst" / "explanation.html").read_text()).text
     found = json.loads((tmp_path / "worst" / "explanation.json").read_text())
     sure = [row["all"] for row in found["shown"]]
     assert sure == sorted(sure)

@@ -18,9 +18,15 @@ STEPS = 32  # of the integral (Gauss-Legendre)
 TOGETHER = 512  # texts run at a time
 
 
-def token_attributions(subject: Subject, name: str, steps: int = STEPS) -> Float[Tensor, "rows tokens"]:
-    """The attribution of each token, in units of the output; 0 for padding and in rows without the text."""
-    embedding = next(part for part in subject.model.encoders[name].modules() if isinstance(part, nn.Embedding))
+def token_attributions(subject: Subject, name: str, steps: int = STEPS) -> Float[Tensor, "rows tokens"] | None:
+    """The attribution of each token, in units of the output; 0 for padding and in rows without the text.
+
+    None where the encoder looks its tokens up in something else than an embedding.
+    """
+    parts = subject.model.encoders[name].modules()
+    embedding = next((part for part in parts if isinstance(part, nn.Embedding)), None)
+    if embedding is None:
+        return None
     ids = subject.batch.inputs[name]
     with torch.enable_grad():
         found = LayerIntegratedGradients(subject.through(name), embedding).attribute(

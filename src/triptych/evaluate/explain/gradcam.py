@@ -9,6 +9,8 @@ Source: Selvaraju et al., Grad-CAM, ICCV 2017, equations 1 and 2; Draelos and Ca
 Faithful Explanations of Convolutional Neural Networks, 2020.
 """
 
+from typing import Literal
+
 import torch
 from captum.attr import LayerGradCam, LayerGradientXActivation
 from jaxtyping import Bool, Float
@@ -18,19 +20,23 @@ from torch.nn import functional as F
 from triptych.evaluate.explain.grids import Grid, tapped
 from triptych.evaluate.explain.subject import Subject
 
+Gradients = Literal["own", "mean"]  # of each cell (HiResCAM), or of its channel over all cells (Grad-CAM as published)
+
 BLANKED = 0.2  # of the picture
 
 
-def gradcam(subject: Subject, name: str, grid: Grid, *, averaged: bool = False) -> Float[Tensor, "rows height width"]:
+def gradcam(
+    subject: Subject, name: str, grid: Grid, gradients: Gradients = "own"
+) -> Float[Tensor, "rows height width"]:
     """The map of each row; all zeros where nothing speaks for the answer, or the field is absent.
 
     Args:
         subject: the rows.
         name: a field of pictures or sounds.
         grid: of its encoder.
-        averaged: Grad-CAM as published; otherwise HiResCAM.
+        gradients: "own" for HiResCAM, "mean" for Grad-CAM as published.
     """
-    method = LayerGradCam if averaged else LayerGradientXActivation
+    method = LayerGradCam if gradients == "mean" else LayerGradientXActivation
     with torch.enable_grad(), tapped(subject.model.encoders[name], grid) as tap:
         x = subject.batch.inputs[name].clone().requires_grad_()
         given = (subject.vectors, subject.batch.presence)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from triptych.evaluate.explain.attention import rollout
 from triptych.evaluate.explain.attributions import token_attributions
-from triptych.evaluate.explain.gradcam import gradcam
+from triptych.evaluate.explain.gradcam import Gradients, gradcam
 from triptych.evaluate.explain.grids import Grid, find_grid
 from triptych.evaluate.explain.subject import Subject
 
@@ -29,8 +29,8 @@ class Look:
     attention: Float[Tensor, "rows *places"] | None = None
 
 
-def look(subject: Subject, name: str) -> Look:
-    """Everything that can be seen in one field."""
+def look(subject: Subject, name: str, gradients: Gradients = "own") -> Look:
+    """Everything that can be seen in one field; `gradients` are those of `gradcam`."""
     kind = subject.kind(name)
     if not subject.batch.presence[:, subject.model.fields.index(name)].any():
         return Look()
@@ -44,4 +44,4 @@ def look(subject: Subject, name: str) -> Look:
         flow = flow[:, grid.skipped :].unflatten(1, (grid.rows, grid.columns))
     else:
         flow = None
-    return Look(grid=grid, heat=gradcam(subject, name, grid), attention=flow)
+    return Look(grid=grid, heat=gradcam(subject, name, grid, gradients), attention=flow)

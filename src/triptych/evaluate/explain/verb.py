@@ -13,7 +13,7 @@ from triptych.data.splits import read_splits
 from triptych.errors import InputError
 from triptych.evaluate.explain.attention import fusion_attention
 from triptych.evaluate.explain.contribution import Contribution, contribution
-from triptych.evaluate.explain.gradcam import BLANKED, blanked, gradcam
+from triptych.evaluate.explain.gradcam import BLANKED, Gradients, blanked, gradcam
 from triptych.evaluate.explain.grids import find_grid
 from triptych.evaluate.explain.look import look
 from triptych.evaluate.explain.subject import Subject, fuse
@@ -23,59 +23,60 @@ from triptych.report.environment import cpu_name, versions
 from triptych.report.lit import looks
 from triptych.report.media import shown
 from triptych.report.schema import Answer, Environment, SampleField
+from triptych.structure import Settings
 
 BATCH = 256
 CHECKED = 200  # rows on which maps are checked
 
 
-def explain_model(
-    model: Path, data: Path, out: Path, *, command: str, rows: int = 12, worst: bool = False, split: str = "test"
-) -> dict[str, Any]:
-    """Write explanation.html and explanation.json into the folder `out`.
+class Asked(Settings):
+    """What the page is to show.
 
-    Args:
-        model: a folder that Triptych wrote.
-        data: tables.
-        out: a new folder, or one that the same call has written.
-        command: that reproduces the page.
-        rows: how many are shown.
-        worst: those with the least probability for the truth; otherwise evenly spaced ones.
-        split: which table.
+    Attributes:
+        rows: how many, evenly spaced.
+        worst: those with the least probability for the truth instead.
+        split: of which table.
+        gradients: of the maps, as `gradcam` takes them.
+    """
+
+    rows: int = 12
+    worst: bool = False
+    split: str = "test"
+    gradients: Gradients = "own"
+
+
+def explain_model(model: Path, data: Path, out: Path, asked: Asked, *, command: str) -> dict[str, Any]:
+    """Write explanation.html and explanation.json into the folder `out`, which is new or was written by the same call.
 
     Raises:
         InputError: no rows, or `worst` of a table or a task without a probability for the truth.
         ArtifactError: `out` holds something else.
     """
-    if rows < 1:
-        raise InputError(f"{rows} rows cannot be shown.", "Give --rows a number above 0.")
+    if asked.rows < 1:
+        raise InputError(f"{asked.rows} rows cannot be shown.", "Give --rows a number above 0.")
     loaded, splits = read_model(model), read_splits(data)
-    samples = Samples(splits.table(split), loaded.processor, splits.schema)
-    asked = {"rows": rows, "worst": worst, "split": split}
-    identity = {"model": loaded.sha256, "data": splits.sha256, **asked}
+    samples = Samples(splits.table(asked.split), loaded.processor, splits.schema)
+    identity = {"model": loaded.sha256, "data": splits.sha256, **asked.model_dump()}
     page = out / "explanation.html"
     if not artifact.existing(out, identity):
         with console.stage(f"explain {len(samples):,} rows"):
-            explanation = explain(
-                loaded, samples, title=f"Seeing why {model} answers", command=command, rows=rows, worst=worst
-            )
+            explanation = explain(loaded, samples, asked, title=f"Seeing why {model} answers", command=command)
         with artifact.publish(out, identity) as staging:
             explained.write_explanation(explanation, staging)
         console.say(explanation.headline())
     console.say(f"the page is {page}")
-    return {"page": str(page), **asked}
+    return {"page": str(page), **asked.model_dump()}
 
 
-def explain(
-    loaded: Loaded, samples: Samples, *, title: str, command: str, rows: int = 12, worst: bool = False
-) -> explained.Explanation:
+def explain(loaded: Loaded, samples: Samples, asked: Asked, *, title: str, command: str) -> explained.Explanation:
     """What every field gave to every row, and the chosen rows with all that can be seen in them."""
     numeric = loaded.processor.labels is None
-    if worst and (numeric or samples.labels is None):
+    if asked.worst and (numeric or samples.labels is None):
         raise InputError(
             "The worst rows are those with the least probability for the truth.", "Give rows with classes."
         )
     given = _contributions(loaded, samples)
-    chosen = np.argsort(given.all, kind="stable")[:rows] if worst else _spaced(len(samples), rows)
+    chosen = np.argsort(given.all, kind="stable")[: asked.rows] if asked.worst else _spaced(len(samples), asked.rows)
     return explained.Explanation(
         title=title,
         command=command,
@@ -84,8 +85,9 @@ def explain(
         none=float(given.none.mean()),
         all=float(given.all.mean()),
         blanked_share=BLANKED,
-        overview=_overview(loaded, samples, given, numeric=numeric),
-        shown=_rows(loaded, samples, given, chosen.tolist()),
+        gradients=asked.gradients,
+        overview=_overview(loaded, samples, given, asked.gradients, numeric=numeric),
+        shown=_rows(loaded, samples, given, chosen.tolist(), asked.gradients),
         environment=Environment(cpu=cpu_name(), threads=torch.get_num_threads(), versions=versions()),
     )
 
@@ -107,14 +109,14 @@ def _contributions(loaded: Loaded, samples: Samples) -> Contribution:
 
 
 def _overview(
-    loaded: Loaded, samples: Samples, given: Contribution, *, numeric: bool
+    loaded: Loaded, samples: Samples, given: Contribution, gradients: Gradients, *, numeric: bool
 ) -> tuple[explained.Overview, ...]:
     checked = _spaced(len(samples), CHECKED)
     subject = Subject.of(loaded.model, samples.batch(checked.tolist()))
     found = []
     for place, name in enumerate(loaded.model.fields):
         shares = given.shapley[:, place]
-        grid, check = _check(subject, name, given.all[checked])
+        grid, check = _check(subject, name, given.all[checked], gradients)
         found.append(
             explained.Overview(
                 name=name,
@@ -129,7 +131,7 @@ def _overview(
 
 
 def _check(
-    subject: Subject, name: str, whole: Float64[np.ndarray, " rows"]
+    subject: Subject, name: str, whole: Float64[np.ndarray, " rows"], gradients: Gradients
 ) -> tuple[tuple[int, int] | None, explained.Blanked | None]:
     """The grid of a field's maps, and what it costs to blank what they show; None where there are no maps."""
     if subject.kind(name) not in ("image", "audio"):
@@ -137,19 +139,21 @@ def _check(
     grid = find_grid(subject, name)
     if grid is None:
         return None, None
-    heat = gradcam(subject, name, grid)
+    heat = gradcam(subject, name, grid, gradients)
     random = torch.rand(heat.shape, generator=torch.Generator().manual_seed(0))
     shown_cost, random_cost = (float(blanked(subject, name, maps).mean()) for maps in (heat, random))
     return (grid.rows, grid.columns), explained.Blanked(whole=float(whole.mean()), shown=shown_cost, random=random_cost)
 
 
-def _rows(loaded: Loaded, samples: Samples, given: Contribution, chosen: list[int]) -> tuple[explained.Row, ...]:
+def _rows(
+    loaded: Loaded, samples: Samples, given: Contribution, chosen: list[int], gradients: Gradients
+) -> tuple[explained.Row, ...]:
     """Everything about the rows that are shown."""
     model, table, fields = loaded.model, samples.table, loaded.processor.features
     subject = Subject.of(model, samples.batch(chosen))
     with torch.no_grad():
         answers = model.task.answers(fuse(model, subject.vectors, subject.batch.presence).numpy())
-    seen = {name: look(subject, name) for name in model.fields}
+    seen = {name: look(subject, name, gradients) for name in model.fields}
     asking = fusion_attention(subject)
     found = []
     for place, row in enumerate(chosen):
