@@ -25,7 +25,12 @@ GRU = {"cell": "gru", "hidden": 6, "width": 8, "embedding": 10, "layers": 3, "po
 TRANSFORMER = {"width": 12, "heads": 4, "layers": 2, "feedforward": 10, "patch": 8}
 RBF = {"dim": 6, "units": 10, "width": 8, "patch": 4}
 MLP = {"hidden": 6, "width": 8}
-RECURRENT = {"frame": {"name": "cnn", **CNN}, "time": {"name": "rnn", "hidden": 6, "width": 8}, "width": 10}
+RECURRENT = {
+    "frame": {"name": "cnn", **CNN},
+    "time": {"name": "rnn", "hidden": 6, "width": 8},
+    "width": 10,
+    "together": 2,
+}
 ATTENTIVE = {"frame": {"name": "rbf", **RBF}, "time": {"name": "transformer", **TRANSFORMER, "patch": 1}, "width": 10}
 
 CASES = {

@@ -64,6 +64,17 @@ def test_the_order_of_the_frames_matters_and_no_frame_at_all_is_finite(time):
     assert ours(torch.zeros_like(x)).pooled.isfinite().all()
 
 
+def test_frames_that_are_read_together_are_the_channels_of_one_picture():
+    ours, x = encoder(together=2), clips(5, 3)
+    pairs = torch.stack([torch.cat([x[:, t - 1], x[:, t]], dim=1) for t in range(1, 5)], dim=1)
+    one = encoder(Features(kind="video", shape=(4, 6, 16, 16)))
+    one.load_state_dict(ours.state_dict())
+    pairs[1, 2:] = 0  # the pair of the last frame and the padding behind it is padding
+    torch.testing.assert_close(ours(x).pooled, one(pairs).pooled)
+    assert ours(x).mask.sum(1).tolist() == [4, 2]
+    assert encoder(Features(kind="video", shape=(1, 3, 16, 16)), together=2)(x[:, :1]).tokens.shape == (2, 1, 9)
+
+
 def test_patches_of_frames_are_real_where_their_first_frame_is():
     pairs = TransformerEncoder.Config(width=12, heads=3, layers=1, feedforward=10, patch=2)
     sound = TransformerEncoder(pairs, Features(kind="audio", shape=(1, 7, 5)))
