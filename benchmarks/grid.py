@@ -52,7 +52,7 @@ def main() -> None:
             if (encoder, fusion) in done:
                 continue
             chosen = wanted.model.model_copy(update={"inputs": inputs, "fusion": {**mixing, "width": 128}})
-            model = make_model(chosen, processor.shapes, processor.labels, train_rows.labels, 0)
+            model = make_model(chosen, processor, train_rows.labels, 0)
             trained = train(model, train_rows, valid, wanted.train, label=f"{encoder}, {fusion}")
             rows.append(
                 {"encoder": encoder, "fusion": fusion, "minutes": trained.seconds / 60, **measured(model, test)}

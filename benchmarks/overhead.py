@@ -43,10 +43,10 @@ def main() -> None:
     )
 
     def ours() -> None:
-        train(make_model(wanted.model, processor.shapes, processor.labels, rows.labels, 0), rows, few, settings)
+        train(make_model(wanted.model, processor, rows.labels, 0), rows, few, settings)
 
     def plain() -> None:
-        model = make_model(wanted.model, processor.shapes, processor.labels, rows.labels, 0)
+        model = make_model(wanted.model, processor, rows.labels, 0)
         model.to(memory_format=torch.channels_last)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
         order = torch.randperm(len(rows))

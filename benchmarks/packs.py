@@ -1,4 +1,4 @@
-"""Packs of public data, read where they lie: `TRIPTYCH_DATA` names the folder."""
+"""Packs of public data and pretrained backbones, read where they lie: `TRIPTYCH_DATA` and `TRIPTYCH_MODELS` name the folders."""
 
 import csv
 import gzip
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 PACKS = Path(os.environ.get("TRIPTYCH_DATA", "../shared/data"))
+MODELS = Path(os.environ.get("TRIPTYCH_MODELS", "../shared/models"))
+BACKBONES = {"google/mobilenet_v2_1.0_224": "mobilenetv2-imagenet"}  # by their name on the hub
 Row = Mapping[str, Any]
 
 
@@ -19,6 +21,14 @@ def pack(name: str) -> Path:
     if not path.exists():
         raise SystemExit(f"{path} is not there. Set TRIPTYCH_DATA to the folder that holds {name}.")
     return path
+
+
+def backbone(name: str) -> Path:
+    """The folder of a copy of a pretrained backbone, or the end of the run with a message that says what is missing."""
+    folder = MODELS / BACKBONES[name]
+    if not folder.exists():
+        raise SystemExit(f"{folder} is not there. Set TRIPTYCH_MODELS to the folder that holds a copy of {name}.")
+    return folder
 
 
 def unpack(name: str, folder: Path) -> Path:

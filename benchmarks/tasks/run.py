@@ -10,10 +10,12 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from benchmarks import record
-from benchmarks.tasks.tables import TASKS, WORK, table
+from benchmarks.packs import backbone
+from benchmarks.tasks.tables import WORK, table
 from triptych.compress.verb import Request, carry_out
 from triptych.data.samples import Samples
 from triptych.data.splits import read_splits
@@ -23,10 +25,11 @@ from triptych.errors import ContractBroken
 from triptych.evaluate.predict import predict_fields
 from triptych.evaluate.quality import measure
 from triptych.export.verb import export_model
-from triptych.recipe import Recipe, read_recipe
+from triptych.recipe import InputSettings, Recipe, read_recipe
 from triptych.train.run import TrainedModel, train_recipe
 
 SIZE, KEEP = "25%", "97%"
+RECIPES = sorted(file.stem for file in bundled("recipes").glob("*.yaml") if file.stem != "odd_one_out")
 Change = Mapping[
     str, dict[str, Any] | None
 ]  # by input: features that are set otherwise, or None for an input that is hidden
@@ -38,18 +41,31 @@ BESIDE: dict[str, dict[str, Change]] = {
 }
 
 
-def recipe(name: str, change: Change) -> Recipe:
-    """The task's recipe on its tables, changed."""
+def tables(name: str) -> Path:
+    """The folder of the tables that a recipe learns from, made once; several recipes may share one."""
     found = read_recipe(bundled("recipes") / f"{name}.yaml")
-    kinds = {field.name: field.kind for field in read_splits(table(name)).schema.inputs}
+    return table(Path(str(found.data.path)).parent.name)
+
+
+def recipe(name: str, change: Change) -> Recipe:
+    """The task's recipe on its tables, with backbones from `TRIPTYCH_MODELS`, changed."""
+    found = read_recipe(bundled("recipes") / f"{name}.yaml")
+    kinds = {field.name: field.kind for field in read_splits(tables(name)).schema.inputs}
     hidden = {field: f"{kinds[field]}:ignore" for field, features in change.items() if features is None}
     inputs = {
-        field: said.model_copy(update={"features": {**said.features, **(change.get(field) or {})}})
+        field: _stored(said.model_copy(update={"features": {**said.features, **(change.get(field) or {})}}))
         for field, said in found.model.inputs.items()
         if field not in hidden
     }
-    data = found.data.model_copy(update={"path": str(table(name)), "columns": {**found.data.columns, **hidden}})
+    data = found.data.model_copy(update={"path": str(tables(name)), "columns": {**found.data.columns, **hidden}})
     return found.model_copy(update={"data": data, "model": found.model.model_copy(update={"inputs": inputs})})
+
+
+def _stored(settings: InputSettings) -> InputSettings:
+    """The same input with a backbone of the hub read from the folder that holds a copy of it."""
+    path = settings.encoder.get("path")
+    encoder = {**settings.encoder, "path": str(backbone(path))} if path else settings.encoder
+    return settings.model_copy(update={"encoder": encoder})
 
 
 def scored(trained: TrainedModel) -> dict[str, float]:
@@ -60,7 +76,7 @@ def scored(trained: TrainedModel) -> dict[str, float]:
 
 def beside(name: str) -> dict[str, dict[str, float]]:
     """The same recipe with one input alone, for every input, and with the changes that `BESIDE` names."""
-    fields = [field.name for field in read_splits(table(name)).schema.inputs]
+    fields = [field.name for field in read_splits(tables(name)).schema.inputs]
     alone: dict[str, Change] = {f: {other: None for other in fields if other != f} for f in fields if len(fields) > 1}
     changes = alone | BESIDE.get(name, {})
     return {label: scored(train_recipe(recipe(name, change), WORK / name / label)) for label, change in changes.items()}
@@ -72,13 +88,13 @@ def measured(name: str) -> dict[str, Any]:
     began = time.monotonic()
     trained = train_recipe(recipe(name, {}), folder / "model")
     minutes = (time.monotonic() - began) / 60
-    request = Request(model=folder / "model", data=table(name), out=folder / "compressed", size=SIZE, keep=KEEP)
-    command = f"triptych compress {folder / 'model'} --data {table(name)} --size {SIZE} --keep {KEEP}"
+    request = Request(model=folder / "model", data=tables(name), out=folder / "compressed", size=SIZE, keep=KEEP)
+    command = f"triptych compress {folder / 'model'} --data {tables(name)} --size {SIZE} --keep {KEEP}"
     try:
         carry_out(request, command=command, log=trained.log)
     except ContractBroken as broken:
         print(broken)
-    export_model(folder / "compressed", "openvino", folder / "openvino", table(name))
+    export_model(folder / "compressed", "openvino", folder / "openvino", tables(name))
     report = json.loads((folder / "report.json").read_text())
     return {
         "minutes_to_train": minutes,
@@ -108,7 +124,7 @@ def main() -> None:
         for made in (WORK / name).glob("*"):
             if made.name != "data":
                 shutil.rmtree(made) if made.is_dir() else made.unlink()
-    for name in sys.argv[1:] or [name for name in TASKS if name not in rows]:
+    for name in sys.argv[1:] or [name for name in RECIPES if name not in rows]:
         rows[name] = measured(name)
         record.write("tasks", {"rows": rows})
 

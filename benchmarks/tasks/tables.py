@@ -18,20 +18,13 @@ from PIL import Image
 
 from benchmarks.packs import inside, pack, unpack, write_tables
 from benchmarks.tasks.handwriting import moving, order
+from benchmarks.tasks.splits import Rows, apart, voices_of
+from benchmarks.tasks.texts import an4, captions, spoken, translation
 
 WORK = Path("runs/tasks")
-VALID = 0.1  # of the training photos, questions or clips
-TAKES = {"test": range(5), "valid": range(5, 10), "train": range(10, 50)}  # of FSDD; 0-4 are its official test
 EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "T": "sadness", "N": "neutral"}
 SPEAKERS = {"valid": ("08", "10"), "test": ("03", "13")}  # of EmoDB: a man and a woman each, or as near as it has
 ROWS = {"train": 20_000, "valid": 1_000, "test": 4_000}
-
-Rows = list[dict[str, Any]]
-
-
-def held_back(names: list[Any], seed: int = 0) -> set[Any]:
-    """The share `VALID` of the names, drawn by the seed."""
-    return set(random.Random(seed).sample(sorted(set(names)), max(1, round(VALID * len(set(names))))))  # noqa: S311
 
 
 def easy_vqa(folder: Path) -> Path:
@@ -171,24 +164,12 @@ def signs(folder: Path) -> Path:
     return write_tables(folder, schema, **rows)
 
 
-def voices_of(media: Path) -> dict[tuple[str, int], list[str]]:
-    """Paths of FSDD's clips by split and digit, as a table beside `media` names them."""
-    found: dict[tuple[str, int], list[str]] = {}
-    for file in sorted(media.rglob("*.flac")):
-        digit, _, take = file.stem.split("_")
-        split = next(name for name, takes in TAKES.items() if int(take) in takes)
-        found.setdefault((split, int(digit)), []).append(str(file.relative_to(media.parent)))
-    return found
-
-
-def apart(rows: Rows, group: str) -> tuple[Rows, Rows]:
-    """Training rows, and validation rows that share no group with them."""
-    back = held_back([row[group] for row in rows])
-    return [row for row in rows if row[group] not in back], [row for row in rows if row[group] in back]
-
-
 TASKS: dict[str, Callable[[Path], Path]] = {
-    f.__name__: f for f in (easy_vqa, nlvr, matching, emotion, sounds, digits, signs, moving, order)
+    f.__name__: f
+    for f in (
+        *(easy_vqa, nlvr, matching, emotion, sounds, digits, signs, moving, order),
+        *(captions, translation, an4, spoken),
+    )
 }
 
 

@@ -33,11 +33,12 @@ class InputSettings(Settings):
 
 
 class ModelSettings(Settings):
-    """The parts of the model; an input that is not named gets the defaults of its kind."""
+    """The parts of the model; what is not named gets the defaults of its kind. `target` says how a target text is cut."""
 
     inputs: dict[str, InputSettings] = {}
-    fusion: dict[str, Any] = {"name": "bilinear", "width": 128}
+    fusion: dict[str, Any] = {}
     task: dict[str, Any] = {}
+    target: dict[str, Any] = {}
 
 
 class Recipe(Settings):

@@ -12,13 +12,14 @@ from typing import Any, Literal, TypeVar
 
 from triptych.errors import InputError
 
-Kind = Literal["encoder", "fusion", "task", "quantizer", "importance", "distillation", "engine"]
+Kind = Literal["encoder", "fusion", "decoder", "task", "quantizer", "importance", "distillation", "engine"]
 T = TypeVar("T")
 
 # Importing a room files its components; a kind's room is imported when the kind is first asked for.
 ROOMS: dict[Kind, tuple[str, ...]] = {
     "encoder": ("triptych.encoders",),
     "fusion": ("triptych.fusion",),
+    "decoder": ("triptych.decoders",),
     "task": ("triptych.tasks",),
     "quantizer": tuple(
         f"triptych.compress.quantize.{name}" for name in ("rtn", "gptq", "gptaq", "descent", "hqq", "float8")

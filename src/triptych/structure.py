@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor, nn
 
-Modality = Literal["image", "audio", "video", "text", "category", "number"]
+Modality = Literal["image", "audio", "video", "series", "text", "category", "number"]
 
 
 class Settings(BaseModel):
@@ -22,8 +22,8 @@ class Features(Settings):
     """The tensor an encoder reads, without the batch axis.
 
     image: shape (channels, height, width); audio: (1, mels, frames); video: (frames, channels, height, width), where a frame
-    of zeros alone is padding; text: (tokens,) of ids below `vocabulary`, 0 is padding; category: (1,) of ids below
-    `vocabulary`; number: (1,).
+    of zeros alone is padding; series: (1, channels, steps); text: (tokens,) of ids below `vocabulary`, 0 is padding;
+    category: (1,) of ids below `vocabulary`; number: (1,).
     """
 
     kind: Modality
@@ -37,6 +37,13 @@ class Encoded(NamedTuple):
     pooled: Float[Tensor, "batch width"]
     tokens: Float[Tensor, "batch tokens width"]
     mask: Bool[Tensor, "batch tokens"]  # True where a token is real, False where it is padding
+
+
+class Memory(NamedTuple):
+    """The tokens of all modalities at one width, for tasks that look at tokens rather than at one vector."""
+
+    tokens: Float[Tensor, "batch tokens width"]
+    mask: Bool[Tensor, "batch tokens"]
 
 
 class Member(NamedTuple):

@@ -79,7 +79,10 @@ def test_overrides_win_and_a_target_on_the_command_line_wins_over_them(tmp_path)
         (
             {"x": "gif"},
             None,
-            "Column 'x': there is no kind 'gif'. Choose one of: image, audio, video, text, category, number, boxes, mask.",
+            (
+                "Column 'x': there is no kind 'gif'. Choose one of: "
+                "image, audio, video, series, text, category, number, boxes, mask."
+            ),
         ),
         ({"x": "text:inputs"}, None, "Column 'x': there is no role 'inputs'. Did you mean 'input'?"),
         (

@@ -95,26 +95,26 @@ def test_example_inputs_have_the_shapes_of_the_config(model):
 
 def test_an_encoder_for_another_kind_of_column_is_refused_by_name(tiny_trained):
     settings = ModelSettings.model_validate({"inputs": {"word": {"encoder": {"name": "mlp"}}}})
-    shapes = tiny_trained.loaded.processor.shapes
-    rows = Samples(tiny_trained.splits.table("train"), tiny_trained.loaded.processor, tiny_trained.splits.schema)
+    processor = tiny_trained.loaded.processor
+    rows = Samples(tiny_trained.splits.table("train"), processor, tiny_trained.splits.schema)
     with pytest.raises(
         InputError, match=r"Encoder 'mlp' does not read text, which column 'word' holds\. It reads: category, number"
     ):
-        make_model(settings, shapes, ("same", "other"), rows.labels, 0)
+        make_model(settings, processor, rows.labels, 0)
     settings = ModelSettings.model_validate({"inputs": {"words": {}}})
     with pytest.raises(
         InputError,
         match=r"describes the input 'words', which the data does not have\. The inputs are: picture, sound, word",
     ):
-        make_model(settings, shapes, ("same", "other"), rows.labels, 0)
+        make_model(settings, processor, rows.labels, 0)
     settings = ModelSettings.model_validate({"fusion": {"name": "bilinaer"}})
     with pytest.raises(InputError, match=r"There is no fusion called 'bilinaer'\. Did you mean 'bilinear'\?"):
-        make_model(settings, shapes, ("same", "other"), rows.labels, 0)
+        make_model(settings, processor, rows.labels, 0)
     settings = ModelSettings.model_validate({"fusion": {"name": "concat", "hiden": 3}})
     with pytest.raises(
         InputError, match=r"The settings of fusion ConcatFusion do not fit \(hiden: .*\)\. It takes: hidden"
     ):
-        make_model(settings, shapes, ("same", "other"), rows.labels, 0)
+        make_model(settings, processor, rows.labels, 0)
 
 
 def test_a_model_without_inputs_is_refused():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from triptych.data.target import Target
 from triptych.tasks import Classify, Regress
 
 
@@ -41,14 +42,16 @@ def test_answers_name_the_label_and_its_probability(classify):
 
 
 def test_balanced_class_weights_weigh_classes_alike():
-    filled = Classify.fit({"class_weights": "balanced"}, ("a", "b"), np.array([0, 0, 0, 1]))
+    filled = Classify.fit(
+        {"class_weights": "balanced"}, Target(name="y", kind="category", labels=("a", "b")), np.array([0, 0, 0, 1])
+    )
     weights = np.array(filled["class_weights"])
     assert weights * [3, 1] == pytest.approx([2, 2])
 
 
 def test_regression_scores_average_to_r2_and_metrics_are_in_the_targets_unit():
     targets = np.array([1.0, 3.0, 5.0, 7.0], dtype=np.float32)
-    task = Regress(Regress.Config(**Regress.fit({}, None, targets)), 4)
+    task = Regress(Regress.Config(**Regress.fit({}, Target(name="y", kind="number"), targets)), 4)
     perfect = ((targets - task.config.mean) / task.config.deviation)[:, None].astype(np.float32)
     assert task.scores(perfect, targets).mean() == pytest.approx(1)
     constant = np.zeros((4, 1), dtype=np.float32)

@@ -24,7 +24,7 @@ def parts(tiny_data, tiny_recipe):
     settings = {name: i.features for name, i in tiny_recipe.model.inputs.items()}
     processor = Processor.fit(splits.table("train"), splits.schema, settings)
     rows, valid = (Samples(splits.table(name), processor, splits.schema) for name in ("train", "valid"))
-    return lambda: make_model(tiny_recipe.model, processor.shapes, processor.labels, rows.labels, 0), rows, valid
+    return lambda: make_model(tiny_recipe.model, processor, rows.labels, 0), rows, valid
 
 
 def settings(**changes):

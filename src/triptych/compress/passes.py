@@ -125,9 +125,8 @@ def distil(state: State, step: plans.Distil, around: Surroundings, folder: Path)
     """Train the compressed model (or a new student) to answer as the original does, the same modalities hidden from both."""
     if step.student is not None:
         settings = parse(ModelSettings, step.student, "the plan's student")
-        labels = around.rows.processor.labels
         assert around.rows.labels is not None  # training tables have a target
-        state.model = make_model(settings, around.rows.processor.shapes, labels, around.rows.labels, around.seed)
+        state.model = make_model(settings, around.rows.processor, around.rows.labels, around.seed)
     objective = distillation_loss(around.teacher, step)
     mask = state.masks
     after = None if mask is None else mask.apply_
@@ -156,7 +155,7 @@ def distillation_loss(teacher: FusionModel, step: plans.Distil) -> Callable[[Fus
 
     def objective(model: FusionModel, batch: Batch) -> Tensor:
         with torch.no_grad():
-            told = teacher(batch.inputs, batch.presence)
+            told = teacher(batch.inputs, batch.presence, labels=batch.labels)
         said = model(batch.inputs, batch.presence, labels=batch.labels)
         parts: dict[str, Callable[[], Tensor]] = {
             "labels": lambda: said.loss,
@@ -199,7 +198,7 @@ def fold_norms(model: FusionModel, batch: Batch) -> None:
 
 def call(batch: Batch) -> Callable[[nn.Module], object]:
     """One forward pass on a batch, to be made by whoever watches a model's layers."""
-    return lambda model: model(batch.inputs, batch.presence)
+    return lambda model: model(batch.inputs, batch.presence, labels=batch.labels)
 
 
 def _task_loss(model: nn.Module, batch: Batch) -> Tensor:

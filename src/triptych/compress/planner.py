@@ -254,7 +254,7 @@ def _bytes(view: WeightView, text: str) -> int:
 
 @torch.no_grad()
 def _outputs(model: FusionModel, batches: list[Batch]) -> Tensor:
-    return torch.cat([model(b.inputs, b.presence).logits for b in batches])
+    return torch.cat([model(b.inputs, b.presence, labels=b.labels).logits.flatten(0, -2) for b in batches])
 
 
 def _drift(outputs: Tensor, reference: Tensor) -> float:

@@ -133,10 +133,29 @@ class AudioFeatures:
             InputError: the file is missing or cannot be decoded; `where` names the place.
             LimitError: it is too long.
         """
-        wave = torch.from_numpy(
-            decode_audio(audio_source(cell, root, where), self.sampling_rate, where)[: self.samples]
-        )
-        return functional.pad(wave, (0, self.samples - len(wave)))
+        return self._padded(decode_audio(audio_source(cell, root, where), self.sampling_rate, where)[: self.samples])
+
+    def windows(self, cell: Any, root: Path, where: str) -> list[Float[Tensor, " samples"]]:
+        """All of one cell, in pieces of at most the length of a clip, cut where it is quietest in the last third of a piece.
+
+        Raises:
+            InputError: as `load`.
+            LimitError: as `load`.
+        """
+        wave = decode_audio(audio_source(cell, root, where), self.sampling_rate, where)
+        pieces = []
+        while len(wave) > self.samples:
+            first = 2 * self.samples // 3
+            energy = np.convolve(wave[first : self.samples] ** 2, np.ones(self.n_fft) / self.n_fft, mode="same")
+            cut = first + max(int(energy.argmin()), 1)
+            pieces.append(wave[:cut])
+            wave = wave[cut:]
+        if not pieces or len(wave) > 2 * self.n_fft:  # a shorter rest is no sound that anyone said
+            pieces.append(wave)
+        return [self._padded(piece) for piece in pieces]
+
+    def _padded(self, wave: Float[np.ndarray, " some"]) -> Float[Tensor, " samples"]:
+        return functional.pad(torch.from_numpy(wave), (0, self.samples - len(wave)))
 
     def features(
         self,

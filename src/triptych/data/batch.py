@@ -15,13 +15,13 @@ class Batch:
     Attributes:
         inputs: a tensor a field, batch axis first.
         presence: True where a cell is there; columns in the order of `inputs`. An absent cell's tensor is all zeros.
-        labels: class indices or numbers, None for a table without target.
+        labels: class indices, numbers or token ids, None for a table without target.
         index: the rows' places (from 0) in their table.
     """
 
     inputs: dict[str, Tensor]
     presence: Bool[Tensor, "batch modalities"]
-    labels: Shaped[Tensor, " batch"] | None
+    labels: Shaped[Tensor, "batch ..."] | None
     index: Int[Tensor, " batch"]
 
     def __len__(self) -> int:

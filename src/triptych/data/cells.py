@@ -15,6 +15,7 @@ from triptych.data.boxes import parse_boxes
 from triptych.data.decode import MEDIA, Excerpt, audio_header, audio_source, decode_audio, decode_image, media_source
 from triptych.data.mask import IDS, open_mask
 from triptych.data.schema import Kind
+from triptych.data.series import decode_series
 from triptych.data.tabular import parse_number
 from triptych.data.video import decode_video
 from triptych.errors import InputError, LimitError
@@ -32,7 +33,7 @@ class Cell(NamedTuple):
 
     Attributes:
         content: equal for equal contents, whatever the file is called; None for a missing or unreadable cell.
-        length: seconds, or characters.
+        length: seconds, steps or characters.
         dull: why the cell says nothing, if it does not.
         size: width and height of a picture, in pixels.
         labels: what a category, boxes or a mask name: a box its label, however often; a mask each id once.
@@ -82,6 +83,8 @@ class CellReader:
                 found = self._mask(cell, root, where, size)
             elif kind == "boxes":
                 found = self._boxes(cell, where, size)
+            elif kind == "series":
+                found = self._series(cell, root, where)
             elif kind == "number":
                 found = Cell(content=repr(parse_number(cell, where)))
             else:
@@ -136,7 +139,15 @@ class CellReader:
         narrowest = float(sides.min(initial=math.inf))
         return Cell(content=content, labels=boxes.labels, overhang=overhang, narrowest=narrowest)
 
+    def _series(self, cell: Any, root: Path, where: str) -> Cell:
+        values = decode_series(cell, root, where)
+        flat = bool((values == values[0]).all()) and len(values) > 1
+        content = hashlib.sha256(values.tobytes()).hexdigest()
+        return Cell(content=content, length=float(len(values)), dull="constant" if flat else None)
+
     def _words(self, cell: Any, kind: Kind, where: str) -> Cell:
+        if kind == "text" and isinstance(cell, list) and all(isinstance(one, str) for one in cell):
+            cell = "\n".join(cell)  # several references
         if not isinstance(cell, str | int | float):
             raise InputError(f"{where}: {cell!r:.60} is not text.", "Mend the cell, or the column's kind.")
         text = str(cell)

@@ -26,6 +26,7 @@ NOUNS = {"audio": "sound"}  # where the kind is not the word
 CUT = {  # what becomes of a cell that is too long
     "audio": "Their end is cut off unless `seconds` is raised.",
     "video": "Their frames lie further apart, or with a `rate` their end is cut off unless `frames` is raised.",
+    "series": "Their end is cut off unless `steps` is raised.",
     "text": "Their end is cut off unless `length` is raised.",
 }
 
@@ -127,7 +128,7 @@ def length_outliers(part: Part, field: Field, cells: list[Cell]) -> Iterator[Fin
     lower, median, upper = np.nanquantile(lengths, [0.25, 0.5, 0.75])
     rows = np.flatnonzero(lengths > max(upper + 3 * (upper - lower), 2 * median)).tolist()
     if rows:
-        unit = "s" if field.kind in MEDIA else "characters"
+        unit = {"text": "characters", "series": "steps"}.get(field.kind, "s")
         message = (
             f"{counted(len(rows), 'cell')} far longer than the others "
             f"(up to {np.nanmax(lengths):.4g} {unit}; half of all have at most {median:.4g})."
@@ -170,7 +171,7 @@ def rows_in_training(part: Part, train: Part, schema: Schema) -> Iterator[Findin
         message = f"the row is a training row too ({twin})." if len(rows) == 1 else several
         yield part.finding(level, "row_in_training", message, "Leave it out of one of the two.", rows=rows)
     for field in schema.inputs:
-        if field.kind in MEDIA:
+        if field.kind in (*MEDIA, "series"):
             known = {cell.content for cell in train.cells[field.name]} - {None}
             told = set(rows)
             files = [i for i, c in enumerate(part.cells[field.name]) if c.content in known and i not in told]

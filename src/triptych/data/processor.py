@@ -3,61 +3,28 @@
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import numpy as np
-from jaxtyping import Float32, Int64
+from typing import Any, get_args
 
 from triptych.data.audio import AudioFeatures
 from triptych.data.decode import MEDIA
 from triptych.data.image import ImageFeatures
-from triptych.data.schema import Schema, in_order
+from triptych.data.schema import Schema
+from triptych.data.series import SeriesFeatures
 from triptych.data.table import Table
-from triptych.data.tabular import CategoryFeatures, NumberFeatures, parse_number
+from triptych.data.tabular import CategoryFeatures, NumberFeatures
+from triptych.data.target import Target, fit_target
 from triptych.data.text import TextFeatures
 from triptych.data.video import VideoFeatures
 from triptych.errors import ArtifactError, InputError
 from triptych.recipe import parse
-from triptych.structure import Features, Settings
+from triptych.structure import Features
 
-FieldFeatures = ImageFeatures | AudioFeatures | VideoFeatures | TextFeatures | CategoryFeatures | NumberFeatures
+FieldFeatures = (
+    ImageFeatures | AudioFeatures | VideoFeatures | SeriesFeatures | TextFeatures | CategoryFeatures | NumberFeatures
+)
 CLASSES: dict[str, type[FieldFeatures]] = {c.kind: c for c in get_args(FieldFeatures)}
 FITTED_ON = 1_000  # images, sounds and videos that are looked at, evenly spaced
 FILE = "processor.json"
-
-
-class Target(Settings):
-    """The column that is predicted: one of `labels`, or a number."""
-
-    name: str
-    kind: Literal["category", "number"]
-    labels: tuple[str, ...] = ()
-
-    def encode(self, table: Table) -> Int64[np.ndarray, " rows"] | Float32[np.ndarray, " rows"]:
-        """Label indices, or numbers.
-
-        Raises:
-            InputError: a missing cell, an unknown label, or no number; the message names table, line and column.
-        """
-        cells = table.column(self.name)
-        for i, cell in enumerate(cells):
-            if cell is None:
-                raise InputError(
-                    f"{table.place(i)}, column {self.name}: the cell is empty, and it is what the model learns.",
-                    "Fill it in or leave the row out.",
-                )
-        if self.kind == "number":
-            values = [parse_number(cell, f"{table.place(i)}, column {self.name}") for i, cell in enumerate(cells)]
-            return np.array(values, dtype=np.float32)
-        ids = {label: place for place, label in enumerate(self.labels)}
-        for i, cell in enumerate(cells):
-            if str(cell) not in ids:
-                raise InputError(
-                    f"{table.place(i)}, column {self.name}: the label {str(cell)!r} is not among the "
-                    f"{len(ids)} labels of the training rows.",
-                    "Add training rows with it or leave the row out.",
-                )
-        return np.array([ids[str(cell)] for cell in cells], dtype=np.int64)
 
 
 class Processor:
@@ -73,13 +40,20 @@ class Processor:
         self.target = target
 
     @classmethod
-    def fit(cls, table: Table, schema: Schema, settings: Mapping[str, Mapping[str, Any]] | None = None) -> "Processor":
+    def fit(
+        cls,
+        table: Table,
+        schema: Schema,
+        settings: Mapping[str, Mapping[str, Any]] | None = None,
+        target: Mapping[str, Any] | None = None,
+    ) -> "Processor":
         """Fit on training rows: vocabularies, categories, means, lengths, labels.
 
         Args:
             table: the training rows.
             schema: their columns.
             settings: by input column, fields of the `Config` of its kind; what is not set has a default.
+            target: fields of `TextFeatures.Config`, where the target is a text.
 
         Raises:
             InputError: settings for a column that is no input, an unknown setting, or a cell that cannot be read.
@@ -96,10 +70,10 @@ class Processor:
             made = CLASSES[field.kind]
             config = parse(made.Config, dict(told.get(field.name, {})), f"The features of {field.name}")
             cells: Iterable[Any] = [cell for cell in table.column(field.name) if cell is not None]
-            if field.kind in MEDIA:
+            if field.kind in (*MEDIA, "series"):
                 cells = _spread(list(cells))
             features[field.name] = made(config).fit(cells, table.root, f"{table.source.name}, column {field.name}")
-        return cls(features, _target(table, schema))
+        return cls(features, fit_target(table, schema.target, target or {}))
 
     @property
     def labels(self) -> tuple[str, ...] | None:
@@ -161,26 +135,6 @@ class Processor:
             features[name] = CLASSES[state["kind"]].from_state(state)
         target = Target(**content["target"]) if content["target"] is not None else None
         return cls(features, target)
-
-
-def _target(table: Table, schema: Schema) -> Target | None:
-    """The target with the labels of the training rows, whole numbers in their order, words sorted."""
-    field = schema.target
-    if field is None:
-        return None
-    if field.kind == "number":
-        return Target(name=field.name, kind="number")
-    if field.kind != "category":
-        raise InputError(
-            f"{table.source.name}, column {field.name} holds {field.kind}, which no task predicts.",
-            "Name another target, or give the column another kind.",
-        )
-    labels = {str(cell) for cell in table.column(field.name) if cell is not None}
-    if not labels:
-        raise InputError(
-            f"{table.source.name}, column {field.name} is empty, and it is what the model learns.", "Fill it in."
-        )
-    return Target(name=field.name, kind="category", labels=tuple(in_order(labels)))
 
 
 def _spread(cells: list[Any]) -> list[Any]:

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from torch import Tensor
 
 from triptych.data.batch import Batch
 from triptych.data.processor import Processor
 from triptych.data.schema import Schema
 from triptych.data.table import Table
+from triptych.data.target import Labels
 from triptych.errors import InputError
 
 
@@ -33,12 +34,13 @@ class Samples:
         self.table = table
         self.processor = processor
         self.schema = schema
-        self.fields = tuple(processor.features)
+        self.features: dict[str, Any] = dict(processor.features)
+        self.fields = tuple(self.features)
         self.cache_bytes = cache_bytes
         self._cells = {name: self._column(name) for name in self.fields}
         self._cache: OrderedDict[tuple[str, Any], Tensor] = OrderedDict()
         self._cached_bytes = 0
-        self.labels: Int64[np.ndarray, " rows"] | Float32[np.ndarray, " rows"] | None = None
+        self.labels: Labels | None = None
         target = processor.target
         if target is not None and target.name in table.names and any(c is not None for c in table.column(target.name)):
             self.labels = target.encode(table)  # an empty column is a table to predict, not one to learn from
@@ -73,7 +75,7 @@ class Samples:
         for place, name in enumerate(self.fields):
             cells = self._cells[name]
             missing = [row for row, i in enumerate(chosen) if cells[i] is None]
-            x = self.processor.features[name].features(
+            x = self.features[name].features(
                 torch.stack([self._load(name, i) for i in chosen]), augment=augment, generator=generator
             )
             if missing:
@@ -94,7 +96,7 @@ class Samples:
     def _load(self, name: str, i: int) -> Tensor:
         """The tensor of one cell, from the cache if it is there. Rows with equal cells share one entry."""
         cell = self._cells[name][i]
-        features = self.processor.features[name]
+        features = self.features[name]
         if cell is None:
             return features.absent()
         key = (name, cell if isinstance(cell, str | int | float) else i)

@@ -35,6 +35,7 @@ SPLIT_NAMES = {
 }
 GROUP_NAME = re.compile(r"(^|_)(id|group|speaker|user|patient|subject|session)$", re.IGNORECASE)
 INDEX_NAME = re.compile(r"^(unnamed_\d+|index|row|)$", re.IGNORECASE)  # what spreadsheets and data frames leave behind
+WORDY = 3  # words a cell from which a target with mostly distinct cells is a text
 LOOKED_AT = 1_000  # cells a guess is made from
 
 
@@ -187,6 +188,8 @@ def _kind(cells: list[Any]) -> Kind:
     media = _media(cells)
     if media is not None or not cells:
         return media or "text"
+    if all(_is_series(cell) for cell in cells):
+        return "series"
     if all(_is_number(cell) for cell in cells):
         return "number"
     if are_boxes(cells):
@@ -207,13 +210,19 @@ def _media(cells: list[Any]) -> Media | None:
 
 
 def _target_kind(cells: list[Any]) -> Kind:
-    """A target is a number to regress if its cells are numbers and not a handful of whole ones; of pictures, they are masks."""
+    """A target is a number to regress if its cells are numbers and not a handful of whole ones; of pictures, they are masks; a text
+    if it reads like one.
+    """
     if are_boxes(cells):
         return "boxes"
     if _media(cells) == "image":
         return "mask"
+    if any(isinstance(cell, list) for cell in cells):
+        return "text"
     if not cells or isinstance(cells[0], bool) or not all(_is_number(cell) for cell in cells):
-        return "category"
+        texts = [str(cell) for cell in cells]
+        wordy = bool(texts) and sum(len(text.split()) for text in texts) >= WORDY * len(texts)
+        return "text" if wordy and len(set(texts)) > len(texts) / 2 else "category"
     values = {float(cell) for cell in cells}
     whole = all(value.is_integer() for value in values)
     return "category" if whole and len(values) <= 20 else "number"
@@ -233,6 +242,14 @@ def _role(name: str, kind: Kind, cells: list[Any], mentioned: bool) -> Role:
     if INDEX_NAME.match(name) and len(distinct) == len(cells):
         return "ignore"
     return "input"
+
+
+def _is_series(cell: Any) -> bool:
+    """Whether a cell is a .npy file or holds numbers in a list."""
+    if isinstance(cell, list):
+        first = cell[0] if cell else None
+        return isinstance(first, int | float) or (isinstance(first, list) and bool(first) and _is_number(first[0]))
+    return isinstance(cell, str) and PurePath(cell).suffix == ".npy"
 
 
 def _is_number(cell: Any) -> bool:

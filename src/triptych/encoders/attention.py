@@ -42,9 +42,23 @@ class Attention(nn.Module):
         self, x: Float[Tensor, "batch tokens width"], mask: Bool[Tensor, "batch tokens"] | None = None
     ) -> Float[Tensor, "batch tokens width"]:
         """What each token gathered; keys where `mask` is False are not looked at."""
-        q, k, v = self._split(self.q(x)), self._split(self.k(x)), self._split(self.v(x))
-        allowed = None if mask is None else mask[:, None, None, :]
-        gathered = functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed)
+        return self.look(x, *self.offer(x), None if mask is None else mask[:, None, None, :])
+
+    def offer(
+        self, x: Float[Tensor, "batch tokens width"]
+    ) -> tuple[Float[Tensor, "batch heads tokens head_dim"], Float[Tensor, "batch heads tokens head_dim"]]:
+        """The keys and values of these tokens."""
+        return self._split(self.k(x)), self._split(self.v(x))
+
+    def look(
+        self,
+        x: Float[Tensor, "batch queries width"],
+        k: Float[Tensor, "batch heads keys head_dim"],
+        v: Float[Tensor, "batch heads keys head_dim"],
+        allowed: Bool[Tensor, "... keys"] | None = None,
+    ) -> Float[Tensor, "batch queries width"]:
+        """What tokens gather from others' keys and values, where `allowed` (one mask for all, or one each) is True."""
+        gathered = functional.scaled_dot_product_attention(self._split(self.q(x)), k, v, attn_mask=allowed)
         return self.out(gathered.transpose(1, 2).flatten(2))
 
     def weights(

@@ -104,7 +104,7 @@ class CNNEncoder(nn.Module):
                 )
             return self
 
-    kinds: ClassVar[frozenset[Modality]] = frozenset({"image", "audio", "text"})
+    kinds: ClassVar[frozenset[Modality]] = frozenset({"image", "audio", "series", "text"})
 
     def __init__(self, config: Config, features: Features) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ def patches(features: Features, patch: int, width: int) -> tuple[nn.Conv2d, int]
     """The convolution that turns each patch into `width` features, and how many patches there are.
 
     Args:
-        features: of an image, cut into squares of `patch` pixels, or of audio, cut into all mels of `patch` frames.
+        features: of an image, cut into squares of `patch` pixels, or of audio or a series, cut into all mels of `patch` frames.
             What is left over at the right and lower end is not read.
         patch: side in pixels, or length in frames.
         width: features of a token.
@@ -22,10 +22,11 @@ def patches(features: Features, patch: int, width: int) -> tuple[nn.Conv2d, int]
         InputError: the patch is larger than the picture or the spectrogram.
     """
     channels, height, length = features.shape
-    size = (height, patch) if features.kind == "audio" else (patch, patch)
+    over_time = features.kind in ("audio", "series")
+    size = (height, patch) if over_time else (patch, patch)
     rows, columns = height // size[0], length // size[1]
     if rows * columns == 0:
-        unit = "frames" if features.kind == "audio" else "pixels"
+        unit = "frames" if over_time else "pixels"
         raise InputError(
             f"A patch of {patch} {unit} does not fit {features.kind} features of {height} x {length}.",
             "Choose a smaller `patch`.",

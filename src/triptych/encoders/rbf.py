@@ -54,7 +54,7 @@ class RBFEncoder(nn.Module):
         width: PositiveInt = 64
         patch: PositiveInt = 8
 
-    kinds: ClassVar[frozenset[Modality]] = frozenset({"image", "audio", "text", "number"})
+    kinds: ClassVar[frozenset[Modality]] = frozenset({"image", "audio", "series", "text", "number"})
 
     def __init__(self, config: Config, features: Features) -> None:
         super().__init__()

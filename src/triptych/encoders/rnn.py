@@ -4,10 +4,10 @@ In words: in every layer one cell reads the steps forwards and, if bidirectional
 states stand side by side as the layer's output. The last layer's states are averaged over the real steps, or the last
 state of each direction is taken, and a linear layer gives the vector.
 
-Shapes: audio "batch 1 mels frames" is read frame by frame, image "batch channels height width" row by row, text "batch
-tokens" (embedded) token by token; text is padded on the right. Layers and directions are modules of their own, and
-sequences are reversed by an index rather than packed: a layer is a block to the compressor, and every sample of a batch
-runs in one traced graph.
+Shapes: audio "batch 1 mels frames" and series "batch 1 channels steps" are read frame by frame, image "batch channels
+height width" row by row, text "batch tokens" (embedded) token by token; text is padded on the right. Layers and
+directions are modules of their own, and sequences are reversed by an index rather than packed: a layer is a block to
+the compressor, and every sample of a batch runs in one traced graph.
 
 Source: Hochreiter and Schmidhuber, Long Short-Term Memory, Neural Computation 1997; Cho et al., Learning Phrase
 Representations using RNN Encoder-Decoder, EMNLP 2014 (GRU); Schuster and Paliwal, Bidirectional Recurrent Neural
@@ -20,6 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from triptych.encoders.masked import Masked, all_real, masked_mean, real_tokens
 from triptych.registry import register
@@ -64,7 +65,9 @@ class RNNEncoder(nn.Module):
     """LSTM or GRU for audio, image and text."""
 
     class Config(Settings):
-        """`hidden` units a direction, `embedding` features a text token, `width` of the vector that is returned."""
+        """`hidden` units a direction, `embedding` features a text token, `width` of the vector that is returned; of sound and series,
+        `stack` frames are read as one step.
+        """
 
         cell: Literal["lstm", "gru"] = "lstm"
         layers: PositiveInt = 2
@@ -72,6 +75,7 @@ class RNNEncoder(nn.Module):
         bidirectional: bool = True
         pool: Literal["mean", "last"] = "mean"
         embedding: PositiveInt = 64
+        stack: PositiveInt = 1
         width: PositiveInt = 128
         dropout: float = Field(0.0, ge=0, lt=1)
 
@@ -80,18 +84,20 @@ class RNNEncoder(nn.Module):
             """How many cells a layer has."""
             return 2 if self.bidirectional else 1
 
-    kinds: ClassVar[frozenset[Modality]] = frozenset({"image", "audio", "text"})
+    kinds: ClassVar[frozenset[Modality]] = frozenset({"image", "audio", "series", "text"})
 
     def __init__(self, config: Config, features: Features) -> None:
         super().__init__()
         self.kind, self.pool, self.directions = features.kind, config.pool, config.directions
+        self.stack = config.stack
         self.embed: nn.Embedding | None = None
         if features.kind == "text":
             self.embed = nn.Embedding(features.vocabulary, config.embedding, padding_idx=0)
             inputs = config.embedding
         else:
             channels, height, width = features.shape
-            inputs = channels * (height if features.kind == "audio" else width)
+            over_time = features.kind in ("audio", "series")
+            inputs = channels * height * config.stack if over_time else channels * width
         outputs = config.hidden * config.directions
         self.layers = nn.ModuleList(Layer(outputs if i else inputs, config) for i in range(config.layers))
         self.out = nn.Linear(outputs, config.width)
@@ -114,8 +120,11 @@ class RNNEncoder(nn.Module):
         """The features of every step: tokens of text, columns of a spectrogram, rows of a picture."""
         if self.embed is not None:
             return Masked(self.embed(x), real_tokens(x))
-        if self.kind == "audio":
-            return Masked(x.flatten(1, 2).transpose(1, 2), mask)
+        if self.kind in ("audio", "series"):
+            frames = x.flatten(1, 2).transpose(1, 2)
+            missing = -frames.shape[1] % self.stack
+            frames = F.pad(frames, (0, 0, 0, missing)).unflatten(1, (-1, self.stack)).flatten(2)
+            return Masked(frames, mask if mask is None else F.pad(mask, (0, missing))[:, :: self.stack])
         return Masked(x.transpose(1, 2).flatten(2))
 
     def _last(

@@ -67,7 +67,7 @@ class TransformerEncoder(nn.Module):
         patch: PositiveInt = 8
         dropout: float = Field(0.1, ge=0, lt=1)
 
-    kinds: ClassVar[frozenset[Modality]] = frozenset({"image", "audio", "text"})
+    kinds: ClassVar[frozenset[Modality]] = frozenset({"image", "audio", "series", "text"})
 
     def __init__(self, config: Config, features: Features) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ Engine classes are found with `registry.find("engine", name)` once their module 
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Example = tuple[dict[str, Tensor], Tensor]  # inputs by modality, and presence [batch, modalities]
@@ -22,6 +22,6 @@ class Engine(Protocol):
 
     def __call__(
         self, inputs: dict[str, Tensor], presence: Bool[Tensor, "batch modalities"]
-    ) -> Float[np.ndarray, "batch outputs"]:
-        """The model's outputs (logits, for a classifier) for a batch of any size."""
+    ) -> Float[np.ndarray, "batch ..."] | Int[np.ndarray, "batch length"]:
+        """The model's outputs for a batch of any size: logits, for a classifier; token ids, for a model that writes."""
         ...

@@ -13,8 +13,9 @@ weight once, when the model is compiled.
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from typing import Any
 
 import numpy as np
 import openvino as ov
@@ -38,15 +39,18 @@ def core() -> ov.Core:
     return ov.Core()
 
 
-class _Positional(nn.Module):
-    """The model with one positional tensor an input, presence last, as tracing wants it."""
+Call = Callable[..., Tensor | tuple[Tensor, ...]]
 
-    def __init__(self, model: nn.Module, names: list[str]) -> None:
+
+class _Traced(nn.Module):
+    """A model and what is called of it, with positional tensors, as tracing wants it."""
+
+    def __init__(self, model: nn.Module, call: Call) -> None:
         super().__init__()
-        self.model, self.names = model, names
+        self.model, self.call = model, call
 
-    def forward(self, *tensors: Tensor) -> Tensor:
-        return logits(self.model(dict(zip(self.names, tensors[:-1], strict=True)), tensors[-1]))
+    def forward(self, *tensors: Tensor) -> Tensor | tuple[Tensor, ...]:
+        return self.call(self.model, *tensors)
 
 
 def to_graph(model: nn.Module, example: Example, quantized: Mapping[str, QuantizedWeight] | None = None) -> ov.Model:
@@ -62,50 +66,101 @@ def to_graph(model: nn.Module, example: Example, quantized: Mapping[str, Quantiz
         InputError: a rounded weight that the model or its graph does not have.
     """
     inputs, presence = example
+    names = list(inputs)
+
+    def whole(model: nn.Module, *tensors: Tensor) -> Tensor:
+        return logits(model(dict(zip(names, tensors[:-1], strict=True)), tensors[-1]))
+
+    twin = _twin(model, quantized)
+    graph = _trace(twin, whole, {**inputs, "presence": presence}, ["logits"])
+    _put_codes([graph], twin, quantized or {})
+    return _finished(graph)
+
+
+def to_steps(
+    model: nn.Module, example: Example, quantized: Mapping[str, QuantizedWeight] | None = None
+) -> tuple[ov.Model, ov.Model]:
+    """Converts a model that writes token by token: one graph that reads a sample, one that takes a step.
+
+    The first turns inputs and presence into a state, `state_0` and so on; the second turns `ids`, `place` and a state into `logits`
+    and the next state. Arguments and errors as of `to_graph`.
+    """
+    inputs, presence = example
+    names = list(inputs)
+
+    def read(model: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        memory, _ = model.read(dict(zip(names, tensors[:-1], strict=True)), tensors[-1])
+        return tuple(model.task.start(*memory))
+
+    def step(model: Any, ids: Tensor, place: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        said, after = model.task.step(ids, place, state)
+        return said, *after
+
+    twin = _twin(model, quantized)
+    with torch.no_grad():
+        state = read(twin, *inputs.values(), presence)
+    kept = {f"state_{number}": one.clone() for number, one in enumerate(state)}
+    ids = torch.zeros(len(presence), dtype=torch.int64)
+    reading = _trace(twin, read, {**inputs, "presence": presence}, list(kept))
+    stepping = _trace(twin, step, {"ids": ids, "place": ids, **kept}, ["logits", *(f"next_{name}" for name in kept)])
+    _put_codes([reading, stepping], twin, quantized or {})
+    return _finished(reading), _finished(stepping)
+
+
+def _twin(model: nn.Module, quantized: Mapping[str, QuantizedWeight] | None) -> nn.Module:
     twin = copy.deepcopy(model).eval()
     layers.remove(twin)
     layers.apply(twin, quantized or {})
+    return twin
+
+
+def _trace(twin: nn.Module, call: Call, tensors: Mapping[str, Tensor], outputs: list[str]) -> ov.Model:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of every shape that Python reads, and of its own age
         decoder = TorchScriptPythonDecoder(
-            _Positional(twin, list(inputs)),
-            example_input=(*inputs.values(), presence),
+            _Traced(twin, call),
+            example_input=tuple(tensors.values()),
             shared_memory=False,
             trace_kwargs={"check_trace": False},
         )
         frontend = FrontEndManager().load_by_framework("pytorch")
-        graph = frontend.convert(frontend.load(decoder))
-    _name_inputs(graph, [*inputs, "presence"], [*inputs.values(), presence])
-    _put_codes(graph, twin, quantized or {})
+        graph: ov.Model = frontend.convert(frontend.load(decoder))
+    for port, (name, tensor) in zip(graph.inputs, tensors.items(), strict=True):
+        port.get_tensor().set_names({name})
+        port.get_node().set_friendly_name(name)
+        port.get_node().set_partial_shape(ov.PartialShape([-1, *tensor.shape[1:]]))
+    for port, name in zip(graph.outputs, outputs, strict=True):
+        port.get_tensor().set_names({name})
+    return graph
+
+
+def _finished(graph: ov.Model) -> ov.Model:
     _share_rounding(graph)
     graph.validate_nodes_and_infer_types()
     return graph
 
 
-def _name_inputs(graph: ov.Model, names: list[str], tensors: list[Tensor]) -> None:
-    for port, name, tensor in zip(graph.inputs, names, tensors, strict=True):
-        port.get_tensor().set_names({name})
-        port.get_node().set_friendly_name(name)
-        port.get_node().set_partial_shape(ov.PartialShape([-1, *tensor.shape[1:]]))
-    graph.outputs[0].get_tensor().set_names({"logits"})
-
-
-def _put_codes(graph: ov.Model, model: nn.Module, quantized: Mapping[str, QuantizedWeight]) -> None:
-    """Puts codes in the place of rounded weights' constants."""
-    constants = {node.get_friendly_name(): node for node in graph.get_ops() if node.get_type_name() == "Constant"}
+def _put_codes(graphs: list[ov.Model], model: nn.Module, quantized: Mapping[str, QuantizedWeight]) -> None:
+    """Puts codes in the place of rounded weights' constants, in every graph that has them."""
+    held = [
+        {node.get_friendly_name(): node for node in graph.get_ops() if node.get_type_name() == "Constant"}
+        for graph in graphs
+    ]
     views = layers.weights(model)
     for name, item in quantized.items():
         spellings = [f"self.model.{alias}" for alias in (name, *views[name].aliases)]
-        constant = next((constants[spelling] for spelling in spellings if spelling in constants), None)
-        constant = constant or _same_values(constants.values(), views[name].parameter)
-        if constant is None:
+        found = [next((c[spelling] for spelling in spellings if spelling in c), None) for c in held]
+        if not any(found):
+            found = [_same_values(c.values(), views[name].parameter) for c in held]
+        if not any(found):
             raise InputError(
                 f"OpenVINO's graph of the model has no constant for {name}.",
                 "Leave this weight unrounded in the plan, or run the model with the torch engine.",
             )
-        restored = _restore(item)
-        for reader in constant.output(0).get_target_inputs():
-            reader.replace_source_output(restored)
+        for constant in filter(None, found):
+            restored = _restore(item)
+            for reader in constant.output(0).get_target_inputs():
+                reader.replace_source_output(restored)
 
 
 def _share_rounding(graph: ov.Model) -> None:

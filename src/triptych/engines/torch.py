@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from triptych.compress.quantize import layers
@@ -18,7 +18,7 @@ from triptych.engines import Example
 from triptych.registry import register
 
 
-def logits(output: Any) -> Float[Tensor, "batch outputs"]:
+def logits(output: Any) -> Float[Tensor, "batch ..."] | Int[Tensor, "batch length"]:
     """The output tensor of a model that returns it or an object with `.logits`."""
     return output if isinstance(output, Tensor) else output.logits
 
@@ -50,12 +50,13 @@ class TorchEngine:
 
     def __call__(
         self, inputs: dict[str, Tensor], presence: Bool[Tensor, "batch modalities"]
-    ) -> Float[np.ndarray, "batch outputs"]:
+    ) -> Float[np.ndarray, "batch ..."] | Int[np.ndarray, "batch length"]:
         """The model's outputs for a batch."""
         before = torch.get_num_threads()
         torch.set_num_threads(self.threads or before)
         try:
             with torch.inference_mode():
-                return logits(self.model(inputs, presence)).float().numpy()
+                outputs = logits(self.model(inputs, presence))
+                return (outputs.float() if outputs.is_floating_point() else outputs).numpy()
         finally:
             torch.set_num_threads(before)

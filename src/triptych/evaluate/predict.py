@@ -5,12 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from triptych import console
+from triptych.data.audio import AudioFeatures
 from triptych.data.samples import Samples
 from triptych.data.splits import read_splits
+from triptych.data.table import Table
 from triptych.errors import InputError
-from triptych.models.store import read_model
+from triptych.models.store import Loaded, read_model
+
+BATCH = 256
 
 
 @torch.no_grad()
@@ -32,17 +37,35 @@ def predict_fields(model: Path, fields: Sequence[str]) -> dict[str, Any]:
         raise InputError(
             "There is nothing to predict from.", f"Give at least one of: {', '.join(f'{n}=...' for n in known)}."
         )
-    inputs, present = {}, []
-    for name in known:
-        feature = loaded.processor.features[name]
-        cell = feature.load(given[name], Path(), f"{name}={given[name]}") if name in given else feature.absent()
-        inputs[name] = feature.features(cell.unsqueeze(0))
-        present.append(name in given)
-    logits = loaded.model(inputs, torch.tensor([present])).logits
-    answer = loaded.model.task.answers(logits.numpy())[0]
+    cells = {name: (value, Path(), f"{name}={value}") for name, value in given.items()}
+    answer = _answer(loaded, cells)
     chance = f" ({answer['probability']:.1%})" if "probability" in answer else ""
     console.say(f"{answer['answer']}{chance}")
     return answer
+
+
+def _answer(loaded: Loaded, cells: dict[str, tuple[Any, Path, str]]) -> dict[str, Any]:
+    """The answer to one sample of (cell, root, where). A sound that is longer than what a writing model reads is read in pieces."""
+    pieces: dict[str, list[Tensor]] = {}
+    for name, feature in loaded.processor.features.items():
+        if name not in cells:
+            pieces[name] = [feature.absent()]
+        elif isinstance(feature, AudioFeatures) and _hears_long_sounds(loaded):
+            pieces[name] = feature.windows(*cells[name])
+        else:
+            pieces[name] = [feature.load(*cells[name])]
+    count = max(map(len, pieces.values()))
+    inputs = {
+        name: loaded.processor.features[name].features(
+            torch.stack([found[min(i, len(found) - 1)] for i in range(count)])
+        )
+        for name, found in pieces.items()
+    }
+    present = torch.tensor([[name in cells for name in pieces]] * count)
+    answers = loaded.model.task.answers(loaded.model(inputs, present).logits.numpy())
+    if count == 1:
+        return answers[0]
+    return {"answer": " ".join(str(one["answer"]) for one in answers if one["answer"]), "pieces": count}
 
 
 @torch.no_grad()
@@ -53,10 +76,28 @@ def predict_table(model: Path, data: Path) -> dict[str, Any]:
     rows = []
     for split, table in splits.tables.items():
         samples = Samples(table, loaded.processor, splits.schema)
-        for start in range(0, len(samples), 256):
-            batch = samples.batch(range(start, min(start + 256, len(samples))))
-            answers = loaded.model.task.answers(loaded.model(batch.inputs, batch.presence).logits.numpy())
-            rows += [{"split": split, "row": table.place(start + i), **answer} for i, answer in enumerate(answers)]
+        for start in range(0, len(samples), BATCH):
+            chosen = range(start, min(start + BATCH, len(samples)))
+            if _hears_long_sounds(loaded):
+                answers = [_answer(loaded, _cells(loaded, table, row)) for row in chosen]
+            else:
+                batch = samples.batch(chosen)
+                answers = loaded.model.task.answers(loaded.model(batch.inputs, batch.presence).logits.numpy())
+            rows += [
+                {"split": split, "row": table.place(row), **answer} for row, answer in zip(chosen, answers, strict=True)
+            ]
     for row in rows:
         console.say(f"{row['row']}: {row['answer']}")
     return {"predictions": rows}
+
+
+def _hears_long_sounds(loaded: Loaded) -> bool:
+    """Whether the model writes what it hears, so that a long sound is to be read in pieces."""
+    sounds = any(isinstance(feature, AudioFeatures) for feature in loaded.processor.features.values())
+    return sounds and hasattr(loaded.model.task, "wording")
+
+
+def _cells(loaded: Loaded, table: Table, row: int) -> dict[str, tuple[Any, Path, str]]:
+    cells = {name: table.column(name)[row] for name in loaded.processor.features}
+    place = table.place(row)
+    return {name: (cell, table.root, f"{place}, column {name}") for name, cell in cells.items() if cell is not None}

@@ -17,7 +17,8 @@ from triptych.data.batch import Batch
 from triptych.data.samples import Samples
 from triptych.tasks import Task
 
-Predict = Callable[[dict[str, Tensor], Bool[Tensor, "batch modalities"]], Float[np.ndarray, "batch outputs"]]
+Outputs = Float[np.ndarray, "batch ..."] | Int[np.ndarray, "batch tokens"]
+Predict = Callable[[dict[str, Tensor], Bool[Tensor, "batch modalities"]], Outputs]
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Quality:
     metric: str
     scores: dict[str, Float64[np.ndarray, " rows"]]
     soft: dict[str, Float64[np.ndarray, " rows"]]
-    outputs: Float[np.ndarray, "rows outputs"]
+    outputs: Float[np.ndarray, "rows ..."] | Int[np.ndarray, "rows tokens"]
     metrics: dict[str, float]
 
     def mean(self, condition: str = "all") -> float:
@@ -78,7 +79,7 @@ def measure(
     labels = samples.labels
     assert labels is not None  # evaluation tables have a target
     permutation = derangement(len(samples), seed)
-    collected: dict[str, list[Float[np.ndarray, "batch outputs"]]] = {condition: [] for condition in wanted}
+    collected: dict[str, list[Outputs]] = {condition: [] for condition in wanted}
     with console.progress(label, len(samples), unit="row") as advance:
         for start in range(0, len(samples), batch_size):
             rows = np.arange(start, min(start + batch_size, len(samples)))

@@ -1,5 +1,7 @@
 """A model as OpenVINO's own files, with our codes: `openvino_model.xml` and `.bin`.
 
+A model that writes has a second graph, `openvino_step.xml`, which says the next token: see `engines.openvino`.
+
 Codes stay as narrow on disk as they are in the graph: four bits or eight, with two-byte scales. The processor's files, which turn
 images, sound and text into the model's inputs, are the caller's to put beside them.
 """
@@ -12,7 +14,7 @@ from torch import nn
 
 from triptych.compress.quantize.layers import QuantizedWeight
 from triptych.engines import Example
-from triptych.engines.graph import to_graph
+from triptych.engines.openvino import STEP, OpenVINOEngine
 from triptych.errors import InputError
 
 NAME = "openvino_model.xml"
@@ -39,8 +41,11 @@ def export(model: nn.Module, example: Example, quantized: Mapping[str, Quantized
     path = Path(folder) / NAME
     if path.exists():
         raise InputError(f"{path} exists already.", "Name another folder, or remove it first.")
-    graph = to_graph(model, example, quantized)
-    graph.reshape({port: ov.PartialShape([1, *list(port.get_partial_shape())[1:]]) for port in graph.inputs})
+    engine = OpenVINOEngine(model, example, quantized)
     path.parent.mkdir(parents=True, exist_ok=True)
-    ov.save_model(graph, path, compress_to_fp16=False)
+    for programs, name in ((engine.program, NAME), (engine.step, STEP)):
+        if programs is not None:
+            graph = programs.graph
+            graph.reshape({port: ov.PartialShape([1, *list(port.get_partial_shape())[1:]]) for port in graph.inputs})
+            ov.save_model(graph, path.with_name(name), compress_to_fp16=False)
     return path

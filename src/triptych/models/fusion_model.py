@@ -4,6 +4,8 @@
     z_m = a_m                   a learned token where it is absent,
     outputs = head(fusion(z_1, ..., z_M, presence))
 
+For tasks that look at tokens (to write a text, to transcribe), z_m are all tokens of the encoder instead of the vector they are pooled to.
+
 It is a Hugging Face model: `save_pretrained`, `from_pretrained`, device maps and the Auto classes work. What pruning changed
 (`shapes`, `dropped`) and what folding removed (`folded`) stand in the config, so a small model reloads without any code of its own.
 """
@@ -17,9 +19,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from triptych.encoders.masked import masked_mean
 from triptych.errors import InputError
 from triptych.registry import build, find
-from triptych.structure import Features, Width, passed_on, prefixed
+from triptych.structure import Features, Memory, Width, passed_on, prefixed
 from triptych.tasks import Task
 
 
@@ -83,6 +86,19 @@ class Projector(nn.Module):
         return self.norm(self.linear(x))
 
 
+class TokenProjector(nn.Module):
+    """norm(W x + b) of every token, each token normalised by itself."""
+
+    def __init__(self, inputs: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(inputs, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, x: Float[Tensor, "batch tokens inputs"]) -> Float[Tensor, "batch tokens width"]:
+        """The projected tokens."""
+        return self.norm(self.linear(x))
+
+
 class FusionModel(PreTrainedModel):
     """Any number of encoders, one fusion, one task."""
 
@@ -95,6 +111,8 @@ class FusionModel(PreTrainedModel):
         if not config.inputs:
             raise InputError("A model needs at least one input.", "Name a column of the table under model.inputs.")
         width = int(config.fusion.get("width", 128))
+        self.reads = _reads(config)
+        projector = TokenProjector if self.reads == "tokens" else Projector
         self.encoders = nn.ModuleDict()
         self.projectors = nn.ModuleDict()
         for name, settings in config.inputs.items():
@@ -110,7 +128,7 @@ class FusionModel(PreTrainedModel):
                 encoder, "config"
             ):  # a pretrained one has read its architecture, so that its folder is not needed again
                 settings["encoder"] = {"name": asked, **encoder.config.model_dump(mode="json")}
-            self.projectors[name] = Projector(encoder.width, width)
+            self.projectors[name] = projector(encoder.width, width)
         self.absent = nn.Parameter(torch.zeros(len(config.inputs), width))
         fusion = {key: value for key, value in config.fusion.items() if key != "width"}
         self.fusion = build("fusion", fusion, len(config.inputs), width)
@@ -144,19 +162,35 @@ class FusionModel(PreTrainedModel):
     ) -> FusionOutput:
         """Predict from `inputs[field]` of shape [batch, ...]; `presence[:, m]` False replaces modality m by its learned token.
 
-        `labels` (class indices, or numbers for a regression) add the task's loss to the output.
+        `labels` (class indices, numbers for a regression, token ids for a text) add the task's loss to the output. A task that
+        writes is then told each token's true predecessors, and its logits are those of the labels' tokens, one after another.
         """
-        vectors = [
-            self.projectors[name](encoder(inputs[name]).pooled).unsqueeze(1) for name, encoder in self.encoders.items()
-        ]
-        z: Float[Tensor, "batch modalities width"] = torch.cat(vectors, dim=1)
-        if presence is None:
-            presence = torch.ones(z.shape[:2], dtype=torch.bool, device=z.device)
-        z = torch.where(presence.unsqueeze(-1), z, self.absent.unsqueeze(0))
-        fused = self.fusion(z, presence)
-        logits = self.task(fused)
+        read, z = self.read(inputs, presence)
+        forced = labels is not None and getattr(self.task, "forced", False)
+        logits = self.task(*read, labels) if forced else self.task(*read)
         loss = None if labels is None else self.task.loss(logits, labels)
+        fused = masked_mean(*read) if isinstance(read, Memory) else read[0]
         return FusionOutput(loss=loss, logits=logits, fused=fused, modalities=z)
+
+    def read(
+        self, inputs: dict[str, Tensor], presence: Bool[Tensor, "batch modalities"] | None = None
+    ) -> tuple[Memory | tuple[Tensor], Float[Tensor, "batch modalities width"]]:
+        """What the task is given, the memory or the fused vector; and the vector of each modality (of tokens, their mean)."""
+        encoded = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+        if presence is None:
+            some = next(iter(encoded.values())).pooled
+            presence = torch.ones(len(some), len(encoded), dtype=torch.bool, device=some.device)
+        if self.reads == "tokens":
+            tokens = [
+                torch.where(presence[:, m, None, None], self.projectors[name](one.tokens), self.absent[m])
+                for m, (name, one) in enumerate(encoded.items())
+            ]
+            masks = [one.mask for one in encoded.values()]
+            z = torch.stack([masked_mean(*pair) for pair in zip(tokens, masks, strict=True)], dim=1)
+            return self.fusion(tokens, masks), z
+        z = torch.stack([self.projectors[name](one.pooled) for name, one in encoded.items()], dim=1)
+        z = torch.where(presence.unsqueeze(-1), z, self.absent.unsqueeze(0))
+        return (self.fusion(z, presence),), z
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -184,6 +218,18 @@ class FusionModel(PreTrainedModel):
         """The modules that may say what of them can go, by their name from the top of the model."""
         encoders = {f"encoders.{name}": encoder for name, encoder in self.encoders.items()}
         return {**encoders, "fusion": self.fusion, "task": self.task}
+
+
+def _reads(config: FusionConfig) -> str:
+    """Whether the task reads one vector or tokens; the fusion must give them."""
+    task, fusion = config.task["name"], config.fusion["name"]
+    reads = getattr(find("task", task), "reads", "vector")
+    if getattr(find("fusion", fusion), "gives", "vector") != reads:
+        some = "sequence" if reads == "tokens" else "bilinear, concat or another that gives one vector"
+        raise InputError(
+            f"The task {task!r} reads {reads}, which the fusion {fusion!r} does not give.", f"Choose {some}."
+        )
+    return str(reads)
 
 
 AutoConfig.register("triptych", FusionConfig)

@@ -296,9 +296,7 @@ def _worst(outcome: Compressed, test: Samples, splits: Splits, original: Loaded)
         )
         then, now = (schema.Answer(label=str(a[row]["answer"]), probability=a[row].get("probability")) for a in said)
         found.append(
-            schema.Sample(
-                place=table.place(row), fields=fields, truth=task.truth(float(labels[row])), before=then, after=now
-            )
+            schema.Sample(place=table.place(row), fields=fields, truth=task.truth(labels[row]), before=then, after=now)
         )
     return tuple(found)
 

@@ -5,7 +5,6 @@ and class weights. Quality: the share of rows answered rightly.
 """
 
 import warnings
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -14,6 +13,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triptych.data.target import Target
 from triptych.registry import register
 from triptych.structure import Member, Settings, Width
 
@@ -98,18 +98,18 @@ class Classify(nn.Module):
             for i, row in zip(best, probabilities, strict=True)
         ]
 
-    def truth(self, label: float) -> str:
+    def truth(self, label: Any) -> str:
         """The name of a label as the processor numbers it."""
         return self.config.labels[int(label)]
 
     @staticmethod
     def fit(
         config: dict[str, Any],
-        labels: Sequence[str] | None,
+        target: Target,
         targets: Float[np.ndarray, " rows"] | Int[np.ndarray, " rows"],
     ) -> dict[str, Any]:
         """The config completed from the training rows: the label list, and numbers for balanced class weights."""
-        filled = {**config, "labels": tuple(labels or ())}
+        filled = {**config, "labels": target.labels}
         if config.get("class_weights") == "balanced":
             counts = np.bincount(targets.astype(int), minlength=len(filled["labels"]))
             filled["class_weights"] = tuple(float(len(targets) / (len(counts) * max(count, 1))) for count in counts)

@@ -4,7 +4,6 @@ Head: an optional hidden layer, then one output in units of the target's standar
 Quality: R², the share of the target's variance explained, written as a mean over rows so that it can be paired and resampled.
 """
 
-from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,6 +11,7 @@ from jaxtyping import Float, Float64, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from triptych.data.target import Target
 from triptych.registry import register
 from triptych.structure import Member, Settings, Width
 
@@ -80,7 +80,7 @@ class Regress(nn.Module):
         """The predicted number for each row."""
         return [{"answer": float(value)} for value in self._values(outputs)]
 
-    def truth(self, label: float) -> str:
+    def truth(self, label: Any) -> str:
         """The true number as text."""
         return f"{label:.6g}"
 
@@ -90,7 +90,7 @@ class Regress(nn.Module):
     @staticmethod
     def fit(
         config: dict[str, Any],
-        labels: Sequence[str] | None,  # noqa: ARG004 - one signature for every task
+        target: Target,  # noqa: ARG004 - one signature for every task
         targets: Float[np.ndarray, " rows"] | Int[np.ndarray, " rows"],
     ) -> dict[str, Any]:
         """The config completed from the training rows: the mean and standard deviation of the target."""

@@ -8,7 +8,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from triptych.data.samples import Samples
 from triptych.errors import NumericsError, Stopped
 from triptych.models.fusion_model import FusionModel
 from triptych.train.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
+from triptych.train.frozen import kept
 from triptych.train.log import Log
 from triptych.train.optimizer import make_optimizers
 from triptych.train.schedule import rate, waited
@@ -79,6 +80,22 @@ def train(
         NumericsError: the loss is not finite; names the step and the module where it began.
         Stopped: Ctrl-C or SIGTERM; a checkpoint was written.
     """
+    # Distillation shows the same batch to a teacher with encoders of its own, and augmentation changes what an encoder would say.
+    once = objective is task_loss and not settings.augment
+    with kept(model, rows, valid) if once else nullcontext((rows, valid)) as (rows, valid):  # noqa: PLR1704 - the same rows
+        return _train(model, rows, valid, settings, folder, objective, after_step, label)
+
+
+def _train(
+    model: FusionModel,
+    rows: Samples,
+    valid: Samples,
+    settings: TrainSettings,
+    folder: Path | None,
+    objective: Objective,
+    after_step: Callable[[FusionModel], None] | None,
+    label: str,
+) -> Trained:
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bf16" else "no")
@@ -150,8 +167,12 @@ def quality(model: FusionModel, samples: Samples, batch_size: int = 256) -> floa
     for start in range(0, len(samples), batch_size):
         batch = samples.batch(range(start, min(start + batch_size, len(samples))))
         assert batch.labels is not None  # training tables have a target
-        logits = model(batch.inputs, batch.presence).logits
-        scores.append(model.task.scores(logits.float().cpu().numpy(), batch.labels.numpy()))
+        outputs = model(batch.inputs, batch.presence).logits.cpu()
+        scores.append(
+            model.task.scores(
+                (outputs.float() if outputs.is_floating_point() else outputs).numpy(), batch.labels.numpy()
+            )
+        )
     return float(np.concatenate(scores).mean())
 
 

@@ -63,11 +63,12 @@ def train_recipe(recipe: Recipe, out: Path, *, strict: bool = False) -> TrainedM
     show(report, splits.schema)
     report.raise_errors(strict=strict)
     tables = {name: table.take(report.usable(name)) for name, table in splits.tables.items()}
-    processor = Processor.fit(tables["train"], splits.schema, {k: v.features for k, v in recipe.model.inputs.items()})
+    features = {name: settings.features for name, settings in recipe.model.inputs.items()}
+    processor = Processor.fit(tables["train"], splits.schema, features, recipe.model.target)
     rows = Samples(tables["train"], processor, splits.schema)
     valid = Samples(tables["valid"], processor, splits.schema)
     assert rows.labels is not None  # the schema has a target
-    model = make_model(recipe.model, processor.shapes, processor.labels, rows.labels, recipe.train.seed)
+    model = make_model(recipe.model, processor, rows.labels, recipe.train.seed)
     layers = summarize(model)
     parameters = sum(p.numel() for p in model.parameters())
     macs = sum(row.macs for row in layers)

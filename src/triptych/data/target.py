@@ -1,0 +1,134 @@
+"""The column that a model learns: one of a list of labels, a number, or a text to be written.
+
+A label or a number is one value a row; a text is one row of token ids a reference, 0 after its end, and a cell may hold several
+references: a list, or one a line.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from triptych.data.schema import Field, in_order
+from triptych.data.table import Table
+from triptych.data.tabular import parse_number
+from triptych.data.text import TextFeatures
+from triptych.errors import InputError
+from triptych.recipe import parse
+from triptych.structure import Settings
+
+Labels = Int64[np.ndarray, " rows"] | Float32[np.ndarray, " rows"] | Int64[np.ndarray, "rows references tokens"]
+
+
+class Target(Settings):
+    """A target column: `labels` of a category in the order of their indices, `text` of a text what `TextFeatures.state` says."""
+
+    name: str
+    kind: Literal["category", "number", "text"]
+    labels: tuple[str, ...] = ()
+    text: dict[str, Any] | None = None
+
+    @property
+    def features(self) -> TextFeatures:
+        """How a text target is cut into tokens."""
+        if self.text is None:
+            raise InputError(
+                f"The task learns texts, but the target {self.name} is a {self.kind}.",
+                f"Say `{self.name}: text:target`, or choose another task.",
+            )
+        return TextFeatures.from_state(self.text)
+
+    def encode(self, table: Table) -> Labels:
+        """Label indices, numbers, or token ids.
+
+        Raises:
+            InputError: a missing cell, an unknown label, no number or no word; the message names table, line and column.
+        """
+        cells = table.column(self.name)
+        for i, cell in enumerate(cells):
+            if cell is None:
+                raise InputError(
+                    f"{table.place(i)}, column {self.name}: the cell is empty, and it is what the model learns.",
+                    "Fill it in or leave the row out.",
+                )
+        places = [f"{table.place(i)}, column {self.name}" for i in range(len(cells))]
+        if self.kind == "number":
+            values = [parse_number(cell, place) for cell, place in zip(cells, places, strict=True)]
+            return np.array(values, dtype=np.float32)
+        if self.kind == "text":
+            return self._ids(cells, places)
+        ids = {label: place for place, label in enumerate(self.labels)}
+        for cell, place in zip(cells, places, strict=True):
+            if str(cell) not in ids:
+                raise InputError(
+                    f"{place}: the label {str(cell)!r} is not among the {len(ids)} labels of the training rows.",
+                    "Add training rows with it or leave the row out.",
+                )
+        return np.array([ids[str(cell)] for cell in cells], dtype=np.int64)
+
+    def _ids(self, cells: list[Any], places: list[str]) -> Int64[np.ndarray, "rows references tokens"]:
+        """Nothing is cut off here: a reference that is longer than what a model may write counts against the model."""
+        features = self.features
+        encoded = [
+            [features.tokenizer.encode(features.clean(text, place)) for text in references(cell)]
+            for cell, place in zip(cells, places, strict=True)
+        ]
+        for told, place in zip(encoded, places, strict=True):
+            if not all(told) or not told:
+                raise InputError(
+                    f"{place}: a text without a word cannot be learned.", "Fill it in or leave the row out."
+                )
+        shape = len(cells), max(map(len, encoded)), max(len(ids) for told in encoded for ids in told)
+        filled = np.zeros(shape, dtype=np.int64)
+        for row, told in enumerate(encoded):
+            for place_of, ids in enumerate(told):
+                filled[row, place_of, : len(ids)] = ids
+        return filled
+
+
+def references(cell: Any) -> list[str]:
+    """The texts of a cell: those of a list, or of each line."""
+    return [str(text) for text in cell] if isinstance(cell, list | tuple) else str(cell).splitlines()
+
+
+def fit_target(table: Table, field: Field | None, settings: Mapping[str, Any]) -> Target | None:
+    """The target as the training rows show it: labels (whole numbers in their order, words sorted), or a text's vocabulary.
+
+    Args:
+        table: the training rows.
+        field: the target's column, None where there is none.
+        settings: of `TextFeatures`, for a text. Unless they say otherwise its tokens are words, and no training text is cut.
+
+    Raises:
+        InputError: an empty column, or settings that do not fit.
+    """
+    if field is None:
+        return None
+    if settings and field.kind != "text":
+        raise InputError(
+            f"There are settings for the target {field.name}, but it is a {field.kind}, which needs none.",
+            f"Leave model.target out, or say `{field.name}: text:target`.",
+        )
+    if field.kind == "number":
+        return Target(name=field.name, kind="number")
+    cells = [cell for cell in table.column(field.name) if cell is not None]
+    if not cells:
+        raise InputError(
+            f"{table.source.name}, column {field.name} is empty, and it is what the model learns.", "Fill it in."
+        )
+    where = f"{table.source.name}, column {field.name}"
+    if field.kind == "text":
+        texts = [text for cell in cells for text in references(cell)]
+        config = parse(TextFeatures.Config, {"level": "word", **settings}, f"The features of {field.name}")
+        features = TextFeatures(config).fit(texts, where=where)
+        if config.length is None:
+            longest = max(len(features.tokenizer.encode(features.clean(text, where))) for text in texts)
+            features = TextFeatures(config.model_copy(update={"length": longest}), features.tokenizer)
+        return Target(name=field.name, kind="text", text=features.state())
+    if field.kind != "category":
+        raise InputError(
+            f"{where}: nothing here learns to make {field.kind} yet.",
+            "Choose a target that is a label, number or text.",
+        )
+    return Target(name=field.name, kind="category", labels=tuple(in_order({str(cell) for cell in cells})))

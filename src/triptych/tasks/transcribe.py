@@ -1,0 +1,118 @@
+"""Say which tokens a sequence spells, in order: connectionist temporal classification (CTC).
+
+Head: one linear layer to logits over the vocabulary at every place of the memory; id 0 is the blank. Loss: -log of the summed
+probability of all ways to place the tokens with blanks between them. A text is read off greedily: the likeliest id of each place,
+repeats merged, blanks left out. Quality: one of those in `wording`.
+
+Source: Graves et al., Connectionist Temporal Classification, ICML 2006.
+"""
+
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from triptych.data.target import Target
+from triptych.registry import register
+from triptych.structure import Settings, Width
+from triptych.tasks.wording import METRICS, Score, Wording
+
+
+@register("task", "transcribe")
+class Transcribe(nn.Module):
+    """Logits over tokens and the blank at each place; there must be at least as many places as tokens and repeats."""
+
+    class Config(Settings):
+        """What the data says is filled in by `fit`."""
+
+        tokenizer: dict[str, Any] = {}
+        vocabulary: PositiveInt = 2
+        score: Score = "words"
+        dropout: float = Field(0.0, ge=0, lt=1)
+
+    reads: ClassVar[Literal["tokens"]] = "tokens"
+
+    def __init__(self, config: Config, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.metric = METRICS[config.score]
+        self.wording = Wording(config.tokenizer, config.score)
+        self.dropout = nn.Dropout(config.dropout)
+        self.output = nn.Linear(width, config.vocabulary)
+
+    def forward(
+        self, memory: Float[Tensor, "batch places width"], mask: Bool[Tensor, "batch places"]
+    ) -> Float[Tensor, "batch places vocabulary"]:
+        """The logits; a place that is padding says blank."""
+        logits = self.output(self.dropout(memory))
+        blank = F.one_hot(torch.zeros_like(mask, dtype=torch.int64), logits.shape[-1]).to(logits) * 100.0
+        return torch.where(mask.unsqueeze(-1), logits, blank)
+
+    def loss(
+        self, logits: Float[Tensor, "batch places vocabulary"], labels: Int[Tensor, "batch references tokens"]
+    ) -> Float[Tensor, ""]:
+        """CTC of the first reference, in nats a token; a text that cannot be placed counts nothing."""
+        told = labels[:, 0]
+        places = torch.full((len(logits),), logits.shape[1])
+        lengths = (told != 0).sum(-1)
+        return F.ctc_loss(logits.log_softmax(-1).transpose(0, 1), told, places, lengths, zero_infinity=True)
+
+    def widths(self) -> list[Width]:
+        """None: what the head reads is the projectors'."""
+        return []
+
+    def scores(
+        self,
+        logits: Float[np.ndarray, "rows places vocabulary"],
+        labels: Int[np.ndarray, "rows references tokens"],
+    ) -> Float64[np.ndarray, " rows"]:
+        """The chosen score of each row."""
+        return self.wording.scores(read_off(logits), labels)
+
+    def soft_scores(
+        self,
+        logits: Float[np.ndarray, "rows places vocabulary"],
+        labels: Int[np.ndarray, "rows references tokens"],
+    ) -> Float64[np.ndarray, " rows"]:
+        """The scores themselves: how many errors a text has is soft already."""
+        return self.scores(logits, labels)
+
+    def metrics(
+        self,
+        logits: Float[np.ndarray, "rows places vocabulary"],
+        labels: Int[np.ndarray, "rows references tokens"],
+    ) -> dict[str, float]:
+        """All metrics of `wording`."""
+        return self.wording.metrics(read_off(logits), labels)
+
+    def answers(self, logits: Float[np.ndarray, "rows places vocabulary"]) -> list[dict[str, Any]]:
+        """The text of each row."""
+        return [{"answer": text} for text in self.wording.texts(read_off(logits))]
+
+    def truth(self, label: Any) -> str:
+        """The references of a row of labels, one a line."""
+        return "\n".join(self.wording.told(label[None])[0])
+
+    @staticmethod
+    def fit(config: dict[str, Any], target: Target, targets: np.ndarray) -> dict[str, Any]:  # noqa: ARG004 - one signature for every task
+        """The config completed from the target: its tokenizer and vocabulary."""
+        features = target.features
+        return {**config, "tokenizer": features.tokenizer.state(), "vocabulary": features.tokenizer.vocabulary}
+
+
+def read_off(logits: Float[np.ndarray, "rows places vocabulary"]) -> Int[np.ndarray, "rows places"]:
+    """The likeliest id of each place, repeats merged and blanks left out; 0 after a text's end."""
+    allowed = logits.copy()
+    allowed[..., 1] = -np.inf  # what the vocabulary lacks cannot be spelled
+    best = allowed.argmax(-1)
+    changed = np.concatenate([np.ones_like(best[:, :1], dtype=bool), best[:, 1:] != best[:, :-1]], axis=1)
+    spelled = (best != 0) & changed
+    ids = np.zeros_like(best)
+    for row, kept in enumerate(spelled):
+        tokens = best[row, kept]
+        ids[row, : len(tokens)] = tokens
+    return ids
