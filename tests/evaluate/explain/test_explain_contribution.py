@@ -9,8 +9,10 @@ from evaluate.explain.known import ENCODERS, build, draw
 from triptych.data.batch import Batch
 from triptych.errors import InputError, LimitError
 from triptych.evaluate.explain.contribution import contribution, shapley
+from triptych.evaluate.explain.look import look
 from triptych.evaluate.explain.subject import Subject, fuse
 from triptych.models.fusion_model import FusionConfig, FusionModel
+from triptych.structure import Encoded
 from triptych.tasks import Regress
 
 
@@ -80,3 +82,20 @@ def test_what_cannot_be_explained_is_said():
     )
     with pytest.raises(LimitError, match=r"The model reads 13 fields; shares are exact .* the limit is 12"):
         contribution(Subject.of(FusionModel(many).eval(), numbers))
+
+
+class Letters(nn.Module):
+    """Reads tokens without an embedding."""
+
+    def forward(self, x):
+        tokens = torch.stack([x.float()] * 16, dim=-1)
+        return Encoded(tokens.mean(1), tokens, x != 0)
+
+
+def test_a_text_encoder_without_an_embedding_has_no_attributions():
+    batch, _, _ = draw(2, seed=0)
+    model = build(*ENCODERS["cnn"])
+    model.encoders["text"] = Letters()
+    found = look(Subject.of(model, batch), "text")
+    assert found.tokens is None
+    assert found.attention is None
