@@ -149,6 +149,15 @@ def test_a_test_row_that_is_a_training_row_under_other_file_names(data):
     assert report.usable("test") == [0, 1, 3]
 
 
+@pytest.mark.parametrize(("age", "level"), [("number", "warning"), ("category", "note")])
+def test_numbers_and_categories_alone_may_repeat(data, age, level):
+    data.spoil("test", 2, "age", "4")
+    kinds = {**KINDS, "photo": "image:ignore", "clip": "audio:ignore", "caption": "text:ignore", "age": age}
+    found = next(f for f in data.check(kinds=kinds).findings if f.code == "row_in_training")
+    assert (found.level, found.rows) == (level, (2,))
+    assert data.check(kinds=kinds).usable("test") == [0, 1, 2, 3]
+
+
 def test_rows_with_missing_cells_are_compared_by_the_others(data):
     for split in ("train", "test"):
         for column in ("photo", "clip", "age"):

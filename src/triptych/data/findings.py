@@ -163,9 +163,8 @@ def rows_in_training(part: Part, train: Part, schema: Schema) -> Iterator[Findin
     trained = {key: i for i, key in reversed(list(enumerate(train.keys))) if any(key)}
     rows = [i for i, key in enumerate(part.keys) if key in trained]
     if rows:
-        level: Level = (
-            "error" if any(field.kind != "category" for field in schema.inputs) else "note"
-        )  # categories repeat
+        kinds = {field.kind for field in schema.inputs}  # categories repeat, and numbers may
+        level: Level = "note" if kinds == {"category"} else "warning" if kinds <= {"category", "number"} else "error"
         twin = train.table.place(trained[part.keys[rows[0]]])
         several = f"{len(rows)} rows are training rows too (the first is {twin})."
         message = f"the row is a training row too ({twin})." if len(rows) == 1 else several
