@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks import record
 from benchmarks.packs import backbone
 from benchmarks.tasks.tables import WORK, table
+from triptych import console
 from triptych.compress.verb import Request, carry_out
 from triptych.data.samples import Samples
 from triptych.data.splits import read_splits
@@ -96,11 +97,13 @@ def measured(name: str) -> dict[str, Any]:
         print(broken)
     export_model(folder / "compressed", "openvino", folder / "openvino", tables(name))
     report = json.loads((folder / "report.json").read_text())
+    models = {"all of it": scored(trained), **beside(name)}
+    shown = [[label, *(f"{value:.4g}" for value in metrics.values())] for label, metrics in models.items()]
+    console.table(f"{name}, test rows, by what is read", ["", *models["all of it"]], shown)
     return {
         "minutes_to_train": minutes,
         **{key: report[key] for key in ("before", "after", "ratio", "contract")},
-        "metrics": scored(trained),
-        "beside": beside(name),
+        "models": models,
         "asked": asked(trained, name),
     }
 
