@@ -1,9 +1,8 @@
 """Frames over time: an image encoder reads every frame of a clip by itself, a recurrent network or a transformer their vectors.
 
 In words: v_t = W frame(x_t) + b for every frame t, and then time(v_1, ..., v_T). With `together` k, the picture x_t is made of
-the channels of frame t and the k - 1 before it, so that one convolution sees what moves. The vectors side by side are to an encoder of
-sound what a spectrogram is, one column a frame, so `rnn` and `transformer` are used as they are; a transformer takes every
-frame as a token of its own.
+the channels of frame t and the k - 1 before it, so that one convolution sees what moves. The vectors are a series, of which
+`rnn` and `transformer` leave out what is padding; to a transformer every frame is a token of its own.
 
 Shapes: video "batch frames channels height width". All frames of a batch pass the image encoder at once, as pictures. A frame
 of zeros alone is padding, which the second encoder leaves out.
@@ -61,7 +60,7 @@ class FramesEncoder(nn.Module):
             raise InputError(f"Encoder {time['name']!r} does not read frames over time.", f"Use {' or '.join(TIME)}.")
         self.frame = build("encoder", frame, Features(kind="image", shape=(channels * self.together, *sides)))
         self.project = nn.Linear(self.frame.width, config.width)
-        steps = Features(kind="audio", shape=(1, config.width, frames - self.together + 1))
+        steps = Features(kind="series", shape=(1, config.width, frames - self.together + 1))
         self.time = build("encoder", TIME[time["name"]] | time, steps)
         self.width = self.time.width
         if hasattr(self.frame, "config"):  # a pretrained one has read its architecture

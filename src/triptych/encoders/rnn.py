@@ -108,7 +108,7 @@ class RNNEncoder(nn.Module):
         x: Float[Tensor, "batch channels height width"] | Int[Tensor, "batch tokens"],
         mask: Bool[Tensor, "batch width"] | None = None,
     ) -> Encoded:
-        """The pooled state, and the state at every step; of a sound, `mask` says which frames are no padding."""
+        """The pooled state, and the state at every step; of sound and series, `mask` says which frames are no padding."""
         stream = self._steps(x, mask)
         for layer in self.layers:
             stream = layer(stream)

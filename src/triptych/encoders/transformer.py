@@ -90,7 +90,7 @@ class TransformerEncoder(nn.Module):
     ) -> Encoded:
         """The mean of the last layer's real tokens, and all tokens.
 
-        Of a sound, `mask` says which frames are no padding; a patch is real where its first frame is.
+        Of sound and series, `mask` says which frames are no padding; a patch is real where its first frame is.
         """
         embedded = self.embed(x) if self.text else self.embed(x).flatten(2).transpose(1, 2)
         if self.text:
