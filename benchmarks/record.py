@@ -24,8 +24,9 @@ def write(name: str, content: dict[str, Any]) -> None:
         "threads": torch.get_num_threads(),
         "versions": {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}},
     }
-    RESULTS.mkdir(exist_ok=True)
-    write_file(RESULTS / f"{name}.json", json.dumps({"environment": where, **content}, indent=1) + "\n")
+    path = RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, json.dumps({"environment": where, **content}, indent=1) + "\n")
 
 
 def read(name: str) -> dict[str, Any]:

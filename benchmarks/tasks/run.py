@@ -2,7 +2,7 @@
 
     python -m benchmarks.tasks.run [NAME ...]
 
-Finished tasks are kept in results/tasks.json; those that are named are done again.
+Each finished task is kept in results/tasks/NAME.json; those that are named are done again.
 """
 
 import json
@@ -122,14 +122,12 @@ def asked(trained: TrainedModel, name: str) -> dict[str, Any]:
 
 def main() -> None:
     """The tasks that were named, or all that have no row yet."""
-    rows = record.read("tasks").get("rows", {})
     for name in sys.argv[1:]:
         for made in (WORK / name).glob("*"):
             if made.name != "data":
                 shutil.rmtree(made) if made.is_dir() else made.unlink()
-    for name in sys.argv[1:] or [name for name in RECIPES if name not in rows]:
-        rows[name] = measured(name)
-        record.write("tasks", {"rows": rows})
+    for name in sys.argv[1:] or [name for name in RECIPES if not record.read(f"tasks/{name}")]:
+        record.write(f"tasks/{name}", measured(name))
 
 
 if __name__ == "__main__":
