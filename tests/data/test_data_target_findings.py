@@ -99,6 +99,11 @@ def test_captions_without_words_are_left_out(folder):
     assert report.classes == {"train": {}, "test": {}}
 
 
+def test_one_reference_of_several_without_words_is_enough(folder):
+    report = found(folder, "text", ["a cat\none cat", "a dog\n\none dog", "a cow\n..."], ["a cat\none dog"])
+    assert [(f.level, f.code, f.rows) for f in report.of("error")] == [("error", "no_words", (1, 2))]
+
+
 def test_transcripts_with_characters_that_training_lacks(folder):
     report = found(folder, "text", ["SEVEN", "eight", "voil\ufffd"], ["even", "zwölf ß"])
     assert said(report) == [

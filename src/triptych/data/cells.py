@@ -158,10 +158,13 @@ class CellReader:
             )
         if kind == "category":
             return Cell(content=text, labels=(text,))
-        wordless = not any(unicodedata.category(character)[0] in "LNS" for character in text)  # an emoji is a symbol
-        return Cell(
-            content=" ".join(text.casefold().split()), length=float(len(text)), dull="wordless" if wordless else None
-        )
+        dull: Literal["wordless"] | None = None if has_words(text) else "wordless"
+        return Cell(content=" ".join(text.casefold().split()), length=float(len(text)), dull=dull)
+
+
+def has_words(text: str) -> bool:
+    """Whether a text holds a letter, a digit or a symbol, as an emoji is."""
+    return any(unicodedata.category(character)[0] in "LNS" for character in text)
 
 
 def _problem(kind: Kind, error: InputError) -> Problem:

@@ -4,9 +4,11 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 
+from triptych.data.cells import has_words
 from triptych.data.findings import Finding, Level, Part, some, unreadable_cells
 from triptych.data.schema import Field, in_order
 from triptych.data.table import counted
+from triptych.data.target import references
 
 FEW_ROWS = 10  # of a label, in training
 UNEVEN = 10.0  # rows of the most frequent label over those of the least frequent one
@@ -49,7 +51,8 @@ def _unseen(part: Part, train: Part, target: Field) -> Iterator[Finding]:
 
 def _written(part: Part, train: Part | None, name: str) -> Iterator[Finding]:
     """Texts without a word, damaged ones, and characters that a model could not learn to write."""
-    rows = [i for i, cell in enumerate(part.answers) if cell.dull == "wordless"]
+    told = [[] if cell is None else references(cell) for cell in part.table.column(name)]
+    rows = [i for i, texts in enumerate(told) if not all(map(has_words, texts))]
     if rows:
         message, advice = f"{counted(len(rows), 'text')} without a word.", "Write what is meant, or leave the rows out."
         yield part.finding("error", "no_words", message, advice, column=name, rows=rows)
