@@ -1,8 +1,11 @@
 """The command line: one verb, one short function. Work is imported when a verb runs, so that `--help` stays light."""
 
+import gc
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -200,7 +203,8 @@ def compress(
     every component by its own scheme, into a folder that transformers loads.
     """
     console.set_mode(json=json)
-    from triptych.models.folder import is_ours
+    with _imports():
+        from triptych.models.folder import is_ours
 
     if is_ours(model):
         from triptych.compress.verb import Request, carry_out
@@ -210,8 +214,9 @@ def compress(
         request = Request(model=model, data=data, out=out, steps=steps, seed=seed, **given)
         console.emit(carry_out(request, command=_command(), dry_run=dry_run))
         return
-    from triptych.compress.hub.request import HubRequest, read_bytes, read_components, read_share
-    from triptych.compress.hub.verb import compress_folder
+    with _imports():
+        from triptych.compress.hub.request import HubRequest, read_bytes, read_components, read_share
+        from triptych.compress.hub.verb import compress_folder
 
     if latency is not None:
         raise InputError("--latency is for models that Triptych trained; a folder is fitted to bytes.", "Give --size.")
@@ -342,6 +347,17 @@ def main() -> NoReturn:
     if result == INTERRUPTED:
         _fail("Stopped. The same command continues.", Stopped.exit_code)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+@contextmanager
+def _imports() -> Iterator[None]:
+    """Libraries make a million objects that stay: no garbage is looked for meanwhile, nor among them afterwards."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _interrupt(*_: Any) -> NoReturn:

@@ -9,14 +9,14 @@ import torch
 from triptych import artifact
 from triptych.compress import plan as plans
 from triptych.compress.gate import Contract
-from triptych.compress.planner import Budget, parse_amount
+from triptych.compress.planner import Budget
 from triptych.compress.quantize.layers import weights
 from triptych.compress.run import compress
 from triptych.compress.verb import Request, carry_out
 from triptych.data.samples import Samples
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.engines.torch import TorchEngine
-from triptych.errors import ArtifactError, BudgetError, ContractBroken, InputError
+from triptych.errors import ArtifactError, BudgetError, ContractBroken
 from triptych.models.store import read_model
 
 LENIENT = Contract(keep=0.0, keep_modality=-100.0)
@@ -174,17 +174,6 @@ def test_a_broken_contract_writes_the_report_and_raises(tiny_trained, tiny_data,
         for field in sample["fields"]:
             assert [look["name"] for look in field["looks"]] == ["before", "after"]
     assert "<svg" in (tmp_path / "report.html").read_text()
-
-
-@pytest.mark.parametrize(("text", "value"), [("25%", 250.0), ("40kB", 40_000.0), ("1.5MB", 1_500_000.0), ("7B", 7.0)])
-def test_amounts_are_shares_or_units(text, value):
-    assert parse_amount(text, 1000, {"MB": 1e6, "kB": 1e3, "B": 1}, "size") == pytest.approx(value)
-
-
-@pytest.mark.parametrize("text", ["", "25", "-3%", "many MB", "0%"])
-def test_other_amounts_are_refused(text):
-    with pytest.raises(InputError, match=r"is not a size\. Write a share such as 25%, or an amount such as 40MB"):
-        parse_amount(text, 1000, {"MB": 1e6}, "size")
 
 
 def test_the_same_seed_calibrates_on_the_same_rows(tiny_trained):

@@ -289,7 +289,7 @@ def _some_rows(stream: Stream, names: Sequence[str]) -> Iterator[tuple[dict[str,
     shapes = {name: stream.model_shape(name) for name in names}
     if sum(map(math.prod, shapes.values())) <= TOGETHER:
         weights = [stream.weights.read(name) for name in names]
-        yield {name: shape[0] for name, shape in shapes.items()}, torch.cat(weights)
+        yield {name: shape[0] for name, shape in shapes.items()}, torch.cat(weights) if len(weights) > 1 else weights[0]
         return
     for name, shape in shapes.items():
         for part in stream.weights.parts(name, max(1, TOGETHER // shape[1])):

@@ -43,7 +43,11 @@ class Finished:
 
 
 class Journal:
-    """The finished blocks of one run, in a folder of its own."""
+    """The finished blocks of one run, in a folder of its own.
+
+    Attributes:
+        notes: what is known of each finished weight.
+    """
 
     def __init__(self, work: Path, identity: Mapping[str, artifact.JSON]) -> None:
         self.work = work
@@ -51,6 +55,7 @@ class Journal:
         self._parts: dict[str, Path] = {}  # block -> file
         self._where: dict[str, str] = {}  # weight -> block
         self._last: Finished | None = None
+        self.notes: dict[str, dict[str, Any]] = {}
         for path in sorted(work.glob("*.safetensors")):
             if PART.fullmatch(path.name):
                 self._enter(self._read(path), path)
@@ -94,6 +99,7 @@ class Journal:
     def _enter(self, finished: Finished, path: Path) -> None:
         self._parts[finished.block] = path
         self._where |= dict.fromkeys(finished.quantized, finished.block)
+        self.notes |= json.loads(json.dumps(finished.notes, sort_keys=True))  # in the order in which they are read back
         self._last = finished
 
     def _read(self, path: Path) -> Finished:

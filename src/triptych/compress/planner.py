@@ -36,7 +36,7 @@ from triptych.data.batch import Batch
 from triptych.engines import Engine
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.engines.torch import TorchEngine
-from triptych.errors import BudgetError, InputError
+from triptych.errors import BudgetError
 from triptych.evaluate.size import size_bytes
 from triptych.evaluate.speed import latency, tuned
 from triptych.models.fusion_model import FusionModel
@@ -304,26 +304,3 @@ def _nothing_fits(around: Surroundings, survey: Survey, budget: Budget) -> Budge
     return BudgetError(
         f"No plan meets the budget: the smallest that is possible here is {' and '.join(parts)}.", "Raise the budget."
     )
-
-
-BYTES = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
-
-
-def parse_amount(text: str, whole: float, units: Mapping[str, float], what: str) -> float:
-    """A share of `whole` such as 25%, or an amount such as 40MB, as a number.
-
-    Raises:
-        InputError: neither; says how to write it.
-    """
-    raw = text.strip()
-    for suffix, factor in {"%": whole / 100, **units}.items():
-        if raw.lower().endswith(suffix.lower()):
-            number = raw[: -len(suffix)]
-            try:
-                value = float(number) * factor
-            except ValueError:
-                continue
-            if value > 0:
-                return value
-    amount = f", or an amount such as 40{next(iter(units))}" if units else ""
-    raise InputError(f"{text!r} is not a {what}.", f"Write a share such as 25%{amount}.")

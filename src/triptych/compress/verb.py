@@ -8,9 +8,10 @@ import numpy as np
 
 from triptych import console
 from triptych.compress import plan as plans
+from triptych.compress.amounts import BYTES, parse_amount
 from triptych.compress.gate import Contract
 from triptych.compress.passes import Surroundings
-from triptych.compress.planner import BYTES, Budget, make_plan, parse_amount
+from triptych.compress.planner import Budget, make_plan
 from triptych.compress.run import Compressed, compress
 from triptych.data.samples import Samples
 from triptych.data.splits import Splits, read_splits

@@ -53,6 +53,10 @@ class RoundedEntry(Entry):
         """What the codes of `count` rows from row `first` stand for, in float32."""
         return self.item().codes.rows(slice(first, None if count is None else first + count)).dequantize()
 
+    def rows(self, ids: Tensor) -> Tensor:
+        """Some rows, in the order of `ids`."""
+        return self.item().codes.rows(ids).dequantize()
+
 
 def with_codes(entries: Mapping[str, Entry], said: Mapping[str, Any], path: Path) -> dict[str, Entry]:
     """The stored tensors with those of each rounded layer in one entry, under the name of its weight.

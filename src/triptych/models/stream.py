@@ -6,7 +6,7 @@ stacked experts above `RESIDENT` stream. Of a look-up table only the rows that a
 
 import copy
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, runtime_checkable
@@ -218,6 +218,22 @@ class Stream:
             self._pinned -= values.keys()
             for name in values:
                 self.drop(name)
+
+    @contextmanager
+    def held(self, limit: int) -> Iterator[None]:
+        """Hold what is streamed for as long as the context lasts, where it takes `limit` bytes or fewer.
+
+        Look-up tables, of which few rows are read, and what several names share come and go as ever.
+        """
+        names = Counter(map(id, self._empty.values()))
+        some = [
+            name
+            for name, module in self.streamed.items()
+            if names[id(self._empty[name])] == 1 and not isinstance(module, nn.Embedding)
+        ]
+        size = sum(math.prod(self.model_shape(name)) for name in some) * self.weights.dtype.itemsize
+        with self.pinned({name: self.read(name) for name in some} if size <= limit else {}):
+            yield
 
     def close(self) -> None:
         """Take the hooks away."""

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import RawIOBase
 from pathlib import Path
 
 import torch
@@ -62,18 +63,29 @@ class Entry:
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         buffer = torch.empty(math.prod(shape) * self.dtype.itemsize, dtype=torch.uint8)
         with self.file.open("rb", buffering=0) as stream:
-            stream.seek(self.start + first * row)
-            view, done = memoryview(buffer.numpy().data), 0
-            while done < len(view):
-                got = stream.readinto(view[done:])
-                if not got:
-                    raise ArtifactError(f"{self.file} ends {len(view) - done} bytes too early.", AGAIN)
-                done += got
+            self._fill(memoryview(buffer.numpy().data), stream, self.start + first * row)
         return buffer.view(self.dtype).reshape(shape)
 
     def rows(self, ids: Tensor) -> Tensor:
         """Some rows of a matrix, in the order of `ids`; a look-up in a table that is not in memory."""
-        return torch.cat([self.read(int(i), 1) for i in ids]) if len(ids) else self.read(0, 0)
+        shape = (len(ids), *self.shape[1:])
+        row = math.prod(self.shape[1:]) * self.dtype.itemsize
+        buffer = torch.empty(len(ids) * row, dtype=torch.uint8)
+        view = memoryview(buffer.numpy().data)
+        with self.file.open("rb", buffering=0) as stream:
+            for place, number in enumerate(ids.tolist()):
+                self._fill(view[place * row : (place + 1) * row], stream, self.start + number * row)
+        return buffer.view(self.dtype).reshape(shape)
+
+    def _fill(self, view: memoryview, stream: RawIOBase, place: int) -> None:
+        """Read a piece of the file."""
+        stream.seek(place)
+        done = 0
+        while done < len(view):
+            got = stream.readinto(view[done:])
+            if not got:
+                raise ArtifactError(f"{self.file} ends {len(view) - done} bytes too early.", AGAIN)
+            done += got
 
 
 def read_header(file: Path) -> dict[str, Entry]:

@@ -13,15 +13,14 @@ from torch import nn
 
 from triptych.compress import blockwise
 from triptych.compress import plan as plans
+from triptych.compress.amounts import BYTES, parse_amount
 from triptych.compress.choose import DENSE, Choice, choose, ladder
 from triptych.compress.driver import Work
-from triptych.compress.hub.allocate import allocate
 from triptych.compress.hub.kv_cache import caches
 from triptych.compress.hub.request import HubRequest, work_folder
 from triptych.compress.hub.sizes import stored_as
 from triptych.compress.lockstep import Call
 from triptych.compress.migration import Migration
-from triptych.compress.planner import BYTES, parse_amount
 from triptych.compress.quantize.layers import LayerScheme
 from triptych.errors import InputError
 from triptych.export.compressed_tensors import group_for, stored_bytes
@@ -116,6 +115,8 @@ def within(request: HubRequest, known: Known, batches: Sequence[ModelBatch]) -> 
         BudgetError: nothing fits; says the smallest that does.
         InputError: no size, or a plan besides.
     """
+    from triptych.compress.hub.allocate import allocate  # brings a solver, which is slow to import
+
     if request.size is None or request.plan is not None:
         raise InputError("--plan says how many bits each layer has, and so would --size.", "Give one of them.")
     _refuse_unknown(request.method)

@@ -11,7 +11,7 @@ from triptych.errors import InputError
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 LARGEST = 1 << 25  # the most that M_MMAP_THRESHOLD may be
 SMALL = 1 << 30  # bytes of a model's weights that the machine can be thought to hold several times
-SPARE = 1 << 27  # bytes that may lie free in the C library's heap
+SPARE = 1 << 29  # bytes that may lie free in the C library's heap
 
 
 class _Mallinfo2(ctypes.Structure):

@@ -41,6 +41,7 @@ from triptych.models.shorten import shortened
 from triptych.models.stream import Stream
 from triptych.models.tiny_batch import ModelBatch
 
+HELD = 1 << 29  # bytes of weights that stay in memory while the components are looked for, which takes some passes
 JOINED = 8  # samples of one shape that walk through the model as one batch
 
 
@@ -94,10 +95,11 @@ def prepare(request: HubRequest) -> Prepared:
     with console.stage("find the components"):
         with accepted(model, richest, "a calibration batch"):
             stream.settle(richest.inputs)
-        parts = components(model, richest)
-        called = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
-        calls = trace(model, richest, called)
-        coverage(model, parts, map(shortened, each.values()))
+        with stream.held(HELD if request.memory is None else 0):
+            parts = components(model, richest)
+            called = {n: m for n, m in model.named_modules() if isinstance(m, nn.Linear)}
+            calls = trace(model, richest, called)
+            coverage(model, parts, map(shortened, each.values()))
     known = Known(stream, weights, parts, calls, plain)
     plan, choice, work = _planned(request, known, apart, rows.sha256, richest)
     counted = sizes(stream, weights, work.schemes, plain, beside(request, model))

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from triptych.compress.amounts import BYTES, parse_amount
 from triptych.compress.hub.memory import total_memory
 from triptych.compress.migration import Kind
-from triptych.compress.planner import BYTES, parse_amount
 from triptych.compress.quantize.cache import Format
 from triptych.errors import InputError
 from triptych.structure import Settings

@@ -29,9 +29,7 @@ def build(
     command: str,
 ) -> dict[str, Any]:
     """What report.json holds: the words of the design where they apply, `agreement` where a labelled metric would stand."""
-    notes = dict[str, dict[str, Any]]()
-    for finished in journal.blocks():
-        notes |= finished.notes
+    notes = journal.notes
     after = ready.folder.bytes - ready.sizes.saved
     return {
         "schema": 1,

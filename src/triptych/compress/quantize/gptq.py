@@ -18,18 +18,18 @@ unrounded matrix, not from the extremes; what the columns of other blocks of 32 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
-from scipy.linalg import get_lapack_funcs
 from torch import Tensor
 
 from triptych.compress.quantize.grid import Codes, Grid, finish, search_scale
-from triptych.compress.quantize.kernels import round_block
+from triptych.compress.quantize.kernels import ALONE, in_threads, round_block
 from triptych.errors import InputError, NumericsError
 from triptych.registry import register
 
-PANEL = 256  # columns that are moved at a time where a second moment is worked on in its own place
+PANEL = 128  # columns that are moved at a time where a second moment is worked on in its own place
 
 
 @dataclass(frozen=True)
@@ -143,17 +143,28 @@ def factorise(
 
 def _reorder(matrix: Float[Tensor, "columns columns"], order: Int[Tensor, " columns"]) -> None:
     """Rows and columns of a matrix in another order, in its own place."""
-    for part in order.new_tensor(range(len(matrix))).split(PANEL):
-        matrix[:, part] = matrix[:, part][order]
-    for part in order.new_tensor(range(len(matrix))).split(PANEL):
-        matrix[part] = matrix[part][:, order]
+    for part in matrix.split(PANEL, dim=1):
+        part.copy_(part.index_select(0, order))
+    for part in matrix.split(PANEL):
+        part.copy_(part.index_select(1, order))
 
 
 def _cholesky(matrix: Float[Tensor, "columns columns"]) -> bool:
-    """Puts the Cholesky factor into the lower triangle, leaves the upper one; False where the matrix has none."""
-    factor = get_lapack_funcs("potrf", dtype=matrix.numpy().dtype)
-    _, failed = factor(matrix.numpy().T, lower=False, clean=False, overwrite_a=True)  # rows there are columns here
-    return failed == 0
+    """Puts the Cholesky factor into the lower triangle, leaves what is above the diagonal; False where there is none.
+
+    A panel at a time, so that nothing of the matrix's size is needed besides.
+    """
+    for first in range(0, len(matrix), PANEL):
+        here, below = slice(first, first + PANEL), slice(first + PANEL, None)
+        done = matrix[here, :first]
+        corner = matrix[here, here]
+        factor, failed = torch.linalg.cholesky_ex(corner - done @ done.T)
+        if failed:
+            return False
+        corner.copy_(factor + corner.triu(1))
+        rest = matrix[below, here].addmm_(matrix[below, :first], done.T, alpha=-1)
+        rest.copy_(torch.linalg.solve_triangular(factor.T, rest, upper=True, left=False))
+    return True
 
 
 def _restore(matrix: Float[Tensor, "columns columns"]) -> None:
@@ -176,26 +187,19 @@ def round_columns(weight: Float[Tensor, "rows columns"], factor: Factor, grid: G
     def split(matrix: Tensor) -> Float[Tensor, "blocks wide rows"]:
         return matrix.reshape(blocks, rows // blocks, matrix.shape[1]).mT.contiguous()
 
-    importance = factor.diagonal.to(weight.dtype)[:, None].expand(-1, rows // blocks, -1).reshape(rows, columns)
-    scale, zero = search_scale(weight, importance, grid)
+    scale, zero = search_scale(weight, factor.diagonal, grid)
     scales, zeros, group = split(scale), split(zero), factor.order // grid.width(columns)
     every = torch.arange(blocks, device=weight.device)[:, None]
     L = factor.lower.to(weight.dtype)
     rest = split(weight)[every, factor.order]  # w_j, and w_j - q_j once the column is rounded
-    codes = torch.empty_like(rest)
-    for stop in range(columns, 0, -block):
-        part = slice(max(0, stop - block), stop)
-        codes[:, part] = torch.baddbmm(rest[:, part], L[:, stop:, part].mT, rest[:, stop:])
-        for b in range(blocks):
-            tensors = (
-                codes[b, part],
-                rest[b, part],
-                L[b, part, part].contiguous(),
-                scales[b],
-                zeros[b],
-                group[b, part],
-            )
-            round_block(*(tensor.numpy() for tensor in tensors), grid.low, grid.high)
+    codes, levels = torch.empty_like(rest), (grid.low, grid.high)
+    for b in range(blocks):
+        tensors = (codes[b], rest[b], L[b], scales[b], zeros[b], group[b])
+        arrays = [tensor.numpy() for tensor in tensors]
+        for stop in range(columns, 0, -block):
+            part = slice(max(0, stop - block), stop)
+            torch.addmm(rest[b, part], L[b, stop:, part].T, rest[b, stop:], out=codes[b, part])
+            in_threads(partial(round_block, *arrays, (part.start, stop), levels), rows // blocks, ALONE // block)
     if not grid.symmetric:
         codes += zeros[every, group]
     values = torch.empty_like(codes, dtype=torch.int8)

@@ -10,6 +10,7 @@ Codes are signed in memory for every width; only `pack` and the engines know of 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from typing import Literal
 
@@ -21,10 +22,9 @@ from torch import Tensor
 from triptych.errors import InputError
 from triptych.structure import Settings
 
-# A scale is tried at its full range times each of these: 1, 0.99, ..., 0.2. Two bits take low ones, eight none.
-SHRINKS = tuple(1 - i / 100 for i in range(81))
-
-AT_ONCE = 1 << 20  # weights whose scales are searched together: all the scales that are tried for them are in memory
+# How many levels beyond the last one the largest weight of a group lies when a scale is tried; two bits take as many as
+# eight, a few. More than four times all levels is never tried.
+OVERSHOOTS = (*(-0.4 + 0.25 * i for i in range(12)), 2.7, 3.2, 3.7, 4.5, 5.5, 7, 9, 12, 16, 21, 28, 37, 50)
 
 
 class Grid(Settings):
@@ -165,64 +165,39 @@ def encode(
 
 
 def search_scale(
-    weight: Float[Tensor, "rows columns"], importance: Float[Tensor, "rows columns"], grid: Grid
+    weight: Float[Tensor, "rows columns"], importance: Float[Tensor, "blocks columns"], grid: Grid
 ) -> tuple[Float[Tensor, "rows groups"], Float[Tensor, "rows groups"]]:
-    """Scale and zero point of every group: argmin over shrink factors of sum_j h_j (w_j - Q_s(w_j))^2.
+    """Scale and zero point of every group, so that sum_j h_j (w_j - s q_j)^2 is small, q the codes without the zero point.
 
-    The full range of a group (always taken to hold zero) times each of `SHRINKS` is tried, and on a mirrored grid its
-    negative; the first best wins. Trading
-    a little clipping for finer steps is worth 2 to 3 dB at 2 to 3 bits.
+    Each of `OVERSHOOTS`, and on a mirrored grid its negative scale, leads to codes by rounding to the nearest; the best scale
+    for these codes is s = sum h w q / sum h q^2, and takes sum h w q * s off the error that all zeros would have. The codes
+    that take most win. Trading a little clipping for finer steps is worth 2 to 3 dB at 2 to 3 bits.
 
     Args:
         weight: the matrix, float32 or float64.
-        importance: h, the weight of each squared error; its scale does not matter.
+        importance: h, the weight of each squared error, for each block of as many rows; its scale does not matter.
         grid: the levels.
 
     Returns:
         Scales, and zero points as floats (zeros for a symmetric grid).
     """
+    from triptych.compress.quantize.kernels import ALONE, best_scales, in_threads
+
     rows, columns = weight.shape
-    width, groups = grid.width(columns), grid.groups(columns)
-    scale, zero = weight.new_zeros(rows, groups), weight.new_zeros(rows, groups)
-
-    def grouped(matrix: Tensor) -> Float[Tensor, "groups width"]:
-        short = groups * width - matrix.shape[1]  # padding has no importance
-        return (torch.nn.functional.pad(matrix, (0, short)) if short else matrix).reshape(-1, width)
-
-    if columns:
-        once = max(1, AT_ONCE // columns)
-        for first in range(0, rows, once):
-            some = slice(first, first + once)
-            found = _search(grouped(weight[some]), grouped(importance[some]), grid)
-            scale[some], zero[some] = (value.reshape(-1, groups) for value in found)
-    return scale, zero
-
-
-def _search(
-    w: Float[Tensor, "groups width"], h: Float[Tensor, "groups width"], grid: Grid
-) -> tuple[Float[Tensor, " groups"], Float[Tensor, " groups"]]:
-    """`search_scale` of some groups."""
-    from triptych.compress.quantize.kernels import in_threads, least_error
-
-    low, high = grid.low, grid.high
-    least, most = w.amin(1).clamp_(max=0), w.amax(1).clamp_(min=0)
-    span = torch.maximum(-least, most) / high if grid.symmetric else (most - least) / (high - low)
-    span = torch.where(span > torch.finfo(torch.float32).tiny, span, torch.ones_like(span))  # a group of zeros
-    shrinks = torch.tensor(SHRINKS, dtype=w.dtype)
-    if grid.mirrored:
-        shrinks = torch.cat([shrinks, -shrinks])
-    scales = grid.storable(span[:, None] * shrinks)
-    zeros = torch.zeros_like(scales)
-    if not grid.symmetric:
-        zeros = (low - least[:, None] * shrinks / scales).round_().clamp_(low, high)
-    chosen = torch.empty(len(w), 1, dtype=torch.int64)
-
-    def choose(part: slice) -> None:
-        tensors = (w[part], h[part], scales[part], zeros[part], chosen[part, 0])
-        least_error(*(tensor.numpy() for tensor in tensors), low, high)
-
-    in_threads(choose, len(w))
-    return scales.gather(1, chosen)[:, 0], zeros.gather(1, chosen)[:, 0]
+    groups, levels = grid.groups(columns), grid.high - (0 if grid.symmetric else grid.low)
+    scale, zero = weight.new_ones(rows, groups), weight.new_zeros(rows, groups)
+    shrinks = torch.tensor([levels / (levels + d) for d in OVERSHOOTS if d <= 4 * levels], dtype=weight.dtype)
+    tensors = (
+        weight.contiguous(),
+        importance.to(weight.dtype).contiguous(),
+        torch.cat([shrinks, -shrinks]) if grid.mirrored else shrinks,
+        scale,
+        zero,
+    )
+    arrays = [tensor.numpy() for tensor in tensors]
+    form = (grid.width(columns), grid.low, grid.high, grid.symmetric)
+    in_threads(partial(best_scales, *arrays, form), rows, ALONE // max(1, columns))
+    return grid.storable(scale), zero
 
 
 def output_error(

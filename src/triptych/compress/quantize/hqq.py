@@ -50,7 +50,7 @@ def quantize(
     """
     w = weight.detach() if weight.dtype == torch.float64 else weight.detach().to(torch.float32)
     (rows, columns), width, groups = w.shape, grid.width(w.shape[1]), grid.groups(w.shape[1])
-    scale, zero = search_scale(w, torch.ones_like(w), grid)
+    scale, zero = search_scale(w, w.new_ones(1, columns), grid)
     pad = (0, groups * width - columns)
     grouped = torch.nn.functional.pad(w, pad).reshape(rows, groups, width)
     real = torch.nn.functional.pad(torch.ones_like(w), pad).reshape(rows, groups, width)

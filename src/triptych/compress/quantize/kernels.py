@@ -5,8 +5,10 @@ through memory; here a group, or a tile of rows, stays in the cache until it is 
 Limits are turned into the matrix's own type first: an int and a float32 make a float64, and half the speed.
 """
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 from typing import no_type_check
 
@@ -15,49 +17,75 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int8, Int64, UInt32
 
+TINY = np.finfo(np.float32).tiny
+ALONE = 1 << 15  # numbers that one thread is done with before another has begun
 TILE = 256  # rows worked on at a time: a block of 32 columns of them fits the second-level cache
 
 
-def in_threads(work: Callable[[slice], None], count: int, least: int = 1024) -> None:
-    """`work` on stretches of `range(count)`, `least` long or more, in as many threads as PyTorch has: for independent rows."""
-    threads = min(torch.get_num_threads(), count // least)
-    if threads < 2:
-        work(slice(0, count))
-        return
-    bounds = [count * i // threads for i in range(threads + 1)]
-    with ThreadPoolExecutor(threads - 1) as pool:
-        others = [pool.submit(work, slice(*pair)) for pair in pairwise(bounds[1:])]
-        work(slice(0, bounds[1]))
+def in_threads(work: Callable[[tuple[int, int]], None], rows: int, least: int) -> None:
+    """`work` on stretches of so many rows, `least` long or more, in as many threads as PyTorch has; a stretch is (first, stop)."""
+    threads = max(1, min(torch.get_num_threads(), rows // max(1, least)))
+    bounds = [rows * i // threads for i in range(threads + 1)]
+    others = [_pool(threads, os.getpid()).submit(work, pair) for pair in pairwise(bounds[1:])]
+    work((0, bounds[1]))
     for other in others:
         other.result()
 
 
+@cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:  # noqa: ARG001 - a forked process has none of its parent's threads
+    return ThreadPoolExecutor(threads)
+
+
 @numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz", "arcp"}, error_model="numpy")
 @no_type_check  # the shapes below are for people: what is compiled cannot be wrapped in checks
-def least_error(
-    weight: Float[np.ndarray, "groups width"],
-    importance: Float[np.ndarray, "groups width"],
-    scales: Float[np.ndarray, "groups tries"],
-    zeros: Float[np.ndarray, "groups tries"],
-    chosen: Int64[np.ndarray, " groups"],
-    low: int,
-    high: int,
+def best_scales(
+    weight: Float[np.ndarray, "rows columns"],
+    importance: Float[np.ndarray, "blocks columns"],
+    shrinks: Float[np.ndarray, " tries"],
+    scales: Float[np.ndarray, "rows groups"],
+    zeros: Float[np.ndarray, "rows groups"],
+    grid: tuple[int, int, int, bool],
+    rows: tuple[int, int],
 ) -> None:
-    """For each group the first try with the least sum_j h_j (w_j - Q(w_j))^2; its number goes into `chosen`."""
-    groups, width = weight.shape
-    one, least, most = weight.dtype.type(1), weight.dtype.type(low), weight.dtype.type(high)
-    for g in range(groups):
-        w, h = weight[g], importance[g]
-        best, chosen[g] = np.inf, 0
-        for t in range(scales.shape[1]):
-            s, z = scales[g, t], zeros[g, t]
-            inverse, floor, ceiling = one / s, least - z, most - z
-            error = weight.dtype.type(0)
-            for j in range(width):
-                change = w[j] - min(max(np.rint(w[j] * inverse), floor), ceiling) * s
-                error += change * change * h[j]
-            if error < best:
-                best, chosen[g] = error, t
+    """`grid.search_scale` of some rows.
+
+    Args:
+        weight: the matrix.
+        importance: of each column, for every block of rows.
+        shrinks: what the full range is multiplied with.
+        scales: are filled, not yet rounded to what is stored.
+        zeros: are filled.
+        grid: columns of a group, the smallest code, the largest, and whether there are no zero points.
+        rows: the first one, and the one after the last.
+    """
+    width, low, high, symmetric = grid
+    number = weight.dtype.type
+    nothing, one, least, most = number(0), number(1), number(low), number(high)
+    better = one + number(1e-12)  # in float64 tries that are equally good differ by less; in float32 it is one
+    for r in range(rows[0], rows[1]):
+        known = importance[r * len(importance) // len(weight)]
+        for g in range(scales.shape[1]):
+            w, h = weight[r, g * width : (g + 1) * width], known[g * width : (g + 1) * width]
+            bottom, top = nothing, nothing
+            for j in range(len(w)):
+                bottom, top = min(bottom, w[j]), max(top, w[j])
+            span = max(-bottom, top) / most if symmetric else (top - bottom) / (most - least)
+            span = span if span > TINY else one  # a group of zeros
+            z = nothing if symmetric else min(max(np.rint(least - bottom / span), least), most)
+            floor, ceiling = least - z, most - z
+            gained, scales[r, g], zeros[r, g] = nothing, span, z
+            for shrink in shrinks:
+                inverse = one / (span * shrink)
+                product, size = nothing, nothing
+                for j in range(len(w)):
+                    code = min(max(np.rint(w[j] * inverse), floor), ceiling)
+                    weighted = h[j] * code
+                    product += w[j] * weighted
+                    size += code * weighted
+                scale = product / size
+                if product * scale > gained * better:
+                    gained, scales[r, g] = product * scale, scale
 
 
 @numba.njit(cache=True, nogil=True, fastmath={"contract"}, error_model="numpy")
@@ -69,29 +97,30 @@ def round_block(
     scales: Float[np.ndarray, "groups rows"],
     zeros: Float[np.ndarray, "groups rows"],
     group: Int64[np.ndarray, " columns"],
-    low: int,
-    high: int,
+    columns: tuple[int, int],
+    levels: tuple[int, int],
+    rows: tuple[int, int],
 ) -> None:
     """GPTQ from the last column of a block to its first.
 
     Args:
         target: w_j and what the columns after the block leave to be made up; becomes the codes, without zero points.
         rest: w_j; becomes w_j - q_j.
-        L: the unit lower triangular factor of this block.
+        L: the unit lower triangular factor.
         scales: of each group.
         zeros: zero point of each group.
         group: of each column.
-        low: the smallest code.
-        high: the largest.
+        columns: the block's first one, and the one after its last.
+        levels: the smallest code and the largest.
+        rows: the first one that is worked on, and the one after the last.
     """
-    columns, rows = target.shape
-    least, most = target.dtype.type(low), target.dtype.type(high)
-    for first in range(0, rows, TILE):
-        stop = min(first + TILE, rows)
-        for j in range(columns - 1, -1, -1):
+    least, most = target.dtype.type(levels[0]), target.dtype.type(levels[1])
+    for first in range(rows[0], rows[1], TILE):
+        stop = min(first + TILE, rows[1])
+        for j in range(columns[1] - 1, columns[0] - 1, -1):
             q, left = target[j, first:stop], rest[j, first:stop]
             s, z = scales[group[j], first:stop], zeros[group[j], first:stop]
-            for i in range(j + 1, columns):
+            for i in range(j + 1, columns[1]):
                 weight, error = L[i, j], rest[i, first:stop]
                 for r in range(stop - first):
                     q[r] += weight * error[r]

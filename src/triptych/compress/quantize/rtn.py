@@ -13,15 +13,10 @@ from triptych.registry import register
 
 
 def importances(
-    weight: Float[Tensor, "rows columns"],
-    moment: Float[Tensor, "columns columns"] | Float[Tensor, "blocks columns columns"] | None,
-) -> Float[Tensor, "rows columns"]:
-    """The weight of each squared error: diag H of the row's block, or ones."""
-    if moment is None:
-        return torch.ones_like(weight)
-    rows, columns = weight.shape
-    diagonal = moment.reshape(-1, columns, columns).diagonal(dim1=1, dim2=2).to(weight.dtype)
-    return diagonal.repeat_interleave(rows // max(1, diagonal.shape[0]), dim=0)
+    columns: int, moment: Float[Tensor, "columns columns"] | Float[Tensor, "blocks columns columns"] | None
+) -> Float[Tensor, "blocks columns"]:
+    """The weight of each squared error: diag H of each block of rows, or ones."""
+    return torch.ones(1, columns) if moment is None else moment.reshape(-1, columns, columns).diagonal(dim1=1, dim2=2)
 
 
 @register("quantizer", "rtn")
@@ -39,6 +34,6 @@ def quantize(
         grid: the levels.
     """
     w = weight.detach() if weight.dtype == torch.float64 else weight.detach().to(torch.float32)
-    scale, zero = search_scale(w, importances(w, moment), grid)
     columns = w.shape[1]
+    scale, zero = search_scale(w, importances(columns, moment), grid)
     return finish(encode(w, grid.spread(scale, columns), grid.spread(zero, columns), grid), scale, zero, grid)
