@@ -52,7 +52,7 @@ def write_tables(folder: Path, schema: Mapping[str, str], **splits: Iterable[Row
     folder.mkdir(parents=True, exist_ok=True)
     for split, rows in splits.items():
         with (folder / f"{split}.csv").open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, list(schema))
+            table = csv.DictWriter(file, list(schema), extrasaction="ignore")
             table.writeheader()
             table.writerows(rows)
     (folder / "schema.yaml").write_text("".join(f"{column}: {kind}\n" for column, kind in schema.items()))

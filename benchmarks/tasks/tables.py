@@ -18,6 +18,7 @@ from PIL import Image
 
 from benchmarks.packs import inside, pack, unpack, write_tables
 from benchmarks.tasks.handwriting import moving, order
+from benchmarks.tasks.made import heard, speech, speech_one_voice
 from benchmarks.tasks.splits import Rows, apart, voices_of
 from benchmarks.tasks.texts import an4, captions, spoken, translation
 
@@ -169,6 +170,7 @@ TASKS: dict[str, Callable[[Path], Path]] = {
     for f in (
         *(easy_vqa, nlvr, matching, emotion, sounds, digits, signs, moving, order),
         *(captions, translation, an4, spoken),
+        *(speech, speech_one_voice, heard),
     )
 }
 

@@ -289,13 +289,17 @@ def predict(
         list[str] | None, typer.Argument(help="FIELD=VALUE of one sample; a field left out is absent.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="A table, all rows of which are answered.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File (.wav) for the sound that a model makes; with --data a folder."),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Answer one sample, or every row of a table."""
     console.set_mode(json=json)
     from triptych.evaluate.predict import predict_fields, predict_table
 
-    console.emit(predict_table(model, data) if data else predict_fields(model, fields or []))
+    console.emit(predict_table(model, data, out) if data else predict_fields(model, fields or [], out))
 
 
 @app.command()

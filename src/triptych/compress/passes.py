@@ -147,7 +147,7 @@ def distillation_loss(teacher: FusionModel, step: plans.Distil) -> Callable[[Fus
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     answers = (
         RegressionDistillation()
-        if teacher.task.metric == "r2"
+        if getattr(teacher.task, "numbers", False)
         else LogitsDistillation(LogitsDistillation.Config(temperature=step.temperature))
     )
     width = teacher.absent.shape[1]

@@ -210,13 +210,14 @@ def _media(cells: list[Any]) -> Media | None:
 
 
 def _target_kind(cells: list[Any]) -> Kind:
-    """A target is a number to regress if its cells are numbers and not a handful of whole ones; of pictures, they are masks; a text
-    if it reads like one.
+    """A target is a number to regress if its cells are numbers and not a handful of whole ones; of pictures, they are masks; of
+    sounds, these are to be made; a text if it reads like one.
     """
     if are_boxes(cells):
         return "boxes"
-    if _media(cells) == "image":
-        return "mask"
+    media = _media(cells)
+    if media in ("image", "audio"):
+        return "mask" if media == "image" else "audio"
     if any(isinstance(cell, list) for cell in cells):
         return "text"
     if not cells or isinstance(cells[0], bool) or not all(_is_number(cell) for cell in cells):

@@ -1,7 +1,7 @@
-"""The column that a model learns: one of a list of labels, a number, or a text to be written.
+"""The column that a model learns: one of a list of labels, a number, or a text or a sound to be made.
 
 A label or a number is one value a row; a text is one row of token ids a reference, 0 after its end, and a cell may hold several
-references: a list, or one a line.
+references: a list, or one a line. A sound is its spectrogram (see `vocoder`).
 """
 
 from collections.abc import Mapping
@@ -10,24 +10,34 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from triptych.data.audio import AudioFeatures
 from triptych.data.schema import Field, in_order
 from triptych.data.table import Table
 from triptych.data.tabular import parse_number
 from triptych.data.text import TextFeatures
+from triptych.data.vocoder import spectrograms
 from triptych.errors import InputError
 from triptych.recipe import parse
 from triptych.structure import Settings
 
-Labels = Int64[np.ndarray, " rows"] | Float32[np.ndarray, " rows"] | Int64[np.ndarray, "rows references tokens"]
+Labels = (
+    Int64[np.ndarray, " rows"]
+    | Float32[np.ndarray, " rows"]
+    | Int64[np.ndarray, "rows references tokens"]
+    | Float32[np.ndarray, "rows frames mels"]
+)
 
 
 class Target(Settings):
-    """A target column: `labels` of a category in the order of their indices, `text` of a text what `TextFeatures.state` says."""
+    """A target column: `labels` of a category in the order of their indices, `text` of a text what `TextFeatures.state` says;
+    `media` of a sound the same of `AudioFeatures`.
+    """
 
     name: str
-    kind: Literal["category", "number", "text"]
+    kind: Literal["category", "number", "text", "audio"]
     labels: tuple[str, ...] = ()
     text: dict[str, Any] | None = None
+    media: dict[str, Any] | None = None
 
     @property
     def features(self) -> TextFeatures:
@@ -39,11 +49,22 @@ class Target(Settings):
             )
         return TextFeatures.from_state(self.text)
 
+    @property
+    def sound(self) -> AudioFeatures:
+        """How a sound becomes a spectrogram."""
+        if self.media is None:
+            raise InputError(
+                f"The task makes sounds, but the target {self.name} is a {self.kind}.",
+                f"Say `{self.name}: audio:target`, or choose another task.",
+            )
+        return AudioFeatures.from_state(self.media)
+
     def encode(self, table: Table) -> Labels:
-        """Label indices, numbers, or token ids.
+        """Label indices, numbers, token ids or spectrograms; all rows are held in memory.
 
         Raises:
-            InputError: a missing cell, an unknown label, no number or no word; the message names table, line and column.
+            InputError: a missing cell, an unknown label, no number, no word or no readable file; the message names table, line
+                and column.
         """
         cells = table.column(self.name)
         for i, cell in enumerate(cells):
@@ -58,6 +79,8 @@ class Target(Settings):
             return np.array(values, dtype=np.float32)
         if self.kind == "text":
             return self._ids(cells, places)
+        if self.kind == "audio":
+            return spectrograms(self.sound, cells, table.root, places)
         ids = {label: place for place, label in enumerate(self.labels)}
         for cell, place in zip(cells, places, strict=True):
             if str(cell) not in ids:
@@ -93,19 +116,21 @@ def references(cell: Any) -> list[str]:
 
 
 def fit_target(table: Table, field: Field | None, settings: Mapping[str, Any]) -> Target | None:
-    """The target as the training rows show it: labels (whole numbers in their order, words sorted), or a text's vocabulary.
+    """The target as the training rows show it: labels (whole numbers in their order, words sorted), a text's vocabulary, the length
+    of sounds.
 
     Args:
         table: the training rows.
         field: the target's column, None where there is none.
-        settings: of `TextFeatures`, for a text. Unless they say otherwise its tokens are words, and no training text is cut.
+        settings: of `TextFeatures`, for a text. Unless they say otherwise its tokens are words, and no training text is cut. Of
+            `AudioFeatures` for a sound.
 
     Raises:
         InputError: an empty column, or settings that do not fit.
     """
     if field is None:
         return None
-    if settings and field.kind != "text":
+    if settings and field.kind not in ("text", "audio"):
         raise InputError(
             f"There are settings for the target {field.name}, but it is a {field.kind}, which needs none.",
             f"Leave model.target out, or say `{field.name}: text:target`.",
@@ -126,9 +151,13 @@ def fit_target(table: Table, field: Field | None, settings: Mapping[str, Any]) -
             longest = max(len(features.tokenizer.encode(features.clean(text, where))) for text in texts)
             features = TextFeatures(config.model_copy(update={"length": longest}), features.tokenizer)
         return Target(name=field.name, kind="text", text=features.state())
+    if field.kind == "audio":
+        config = parse(AudioFeatures.Config, dict(settings), f"The features of {field.name}")
+        sound = AudioFeatures(config).fit(cells, table.root, where)
+        return Target(name=field.name, kind="audio", media=sound.state())
     if field.kind != "category":
         raise InputError(
             f"{where}: nothing here learns to make {field.kind} yet.",
-            "Choose a target that is a label, number or text.",
+            "Choose a target that is a label, a number, a text or a sound.",
         )
     return Target(name=field.name, kind="category", labels=tuple(in_order({str(cell) for cell in cells})))

@@ -29,10 +29,20 @@ def label_problems(part: Part, train: Part | None, target: Field | None) -> Iter
         yield from _written(part, train, name)
     elif target.kind == "boxes":
         yield from _doubtful_boxes(part, name)
+    elif target.kind == "audio":
+        yield from _silent(part, name)
     if part.split == "train":
         yield from _class_sizes(part, target)
     elif train is not None:
         yield from _unseen(part, train, target)
+
+
+def _silent(part: Part, name: str) -> Iterator[Finding]:
+    """Sounds that are to be made, and are none."""
+    rows = [i for i, cell in enumerate(part.answers) if cell.dull == "silent"]
+    if rows:
+        message, advice = f"{counted(len(rows), 'silent sound')}.", "Record them again, or leave the rows out."
+        yield part.finding("error", "silent", message, advice, column=name, rows=rows)
 
 
 def _unseen(part: Part, train: Part, target: Field) -> Iterator[Finding]:

@@ -113,7 +113,7 @@ class OpenVINOEngine:
         threads: int | None = None,
     ) -> None:
         writer: Any = getattr(model, "task", None)
-        if getattr(writer, "forced", False):
+        if hasattr(writer, "step"):
             reading, stepping = to_steps(model, example, quantized)
             stepping.set_rt_info(writer.config.length, "length")
             stepping.set_rt_info(writer.config.beams, "beams")

@@ -19,11 +19,16 @@ BATCH = 256
 
 
 @torch.no_grad()
-def predict_fields(model: Path, fields: Sequence[str]) -> dict[str, Any]:
+def predict_fields(model: Path, fields: Sequence[str], out: Path | None = None) -> dict[str, Any]:
     """The answer to one sample of FIELD=VALUE words; media are paths. A field that is left out is absent.
 
+    Args:
+        model: a model folder.
+        fields: the words.
+        out: a .wav file for the sound that the model makes.
+
     Raises:
-        InputError: a word without "=", an unknown field, or none at all.
+        InputError: a word without "=", an unknown field, or none at all; an `out` that exists, or that is not for this model.
     """
     loaded = read_model(model)
     known = loaded.model.fields
@@ -38,10 +43,28 @@ def predict_fields(model: Path, fields: Sequence[str]) -> dict[str, Any]:
             "There is nothing to predict from.", f"Give at least one of: {', '.join(f'{n}=...' for n in known)}."
         )
     cells = {name: (value, Path(), f"{name}={value}") for name, value in given.items()}
-    answer = _answer(loaded, cells)
+    answer = _kept(_answer(loaded, cells), out)
     chance = f" ({answer['probability']:.1%})" if "probability" in answer else ""
-    console.say(f"{answer['answer']}{chance}")
+    console.say(f"{answer['answer']}{chance}{' in ' + answer['file'] if 'file' in answer else ''}")
     return answer
+
+
+def _kept(answer: dict[str, Any], out: Path | None) -> dict[str, Any]:
+    """The answer with its sound in a file, if one is named, and not in words."""
+    words = {name: value for name, value in answer.items() if name not in ("sound", "rate")}
+    if out is None:
+        return words
+    if "sound" not in answer:
+        raise InputError("This model makes no sound that could be kept.", "Leave --out out.")
+    if out.suffix != ".wav":
+        raise InputError(f"{out} is no place for a sound.", "Name a file that ends in .wav.")
+    if out.exists():
+        raise InputError(f"{out} exists already.", "Name another file, or remove it first.")
+    import soundfile
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(out, answer["sound"], answer["rate"])
+    return {**words, "file": str(out)}
 
 
 def _answer(loaded: Loaded, cells: dict[str, tuple[Any, Path, str]]) -> dict[str, Any]:
@@ -69,8 +92,8 @@ def _answer(loaded: Loaded, cells: dict[str, tuple[Any, Path, str]]) -> dict[str
 
 
 @torch.no_grad()
-def predict_table(model: Path, data: Path) -> dict[str, Any]:
-    """The answer to every row of every table of `data`."""
+def predict_table(model: Path, data: Path, out: Path | None = None) -> dict[str, Any]:
+    """The answer to every row of every table of `data`; sounds that it makes are kept in the folder `out`, as train-0.wav and so on."""
     loaded = read_model(model)
     splits = read_splits(data)
     rows = []
@@ -83,11 +106,11 @@ def predict_table(model: Path, data: Path) -> dict[str, Any]:
             else:
                 batch = samples.batch(chosen)
                 answers = loaded.model.task.answers(loaded.model(batch.inputs, batch.presence).logits.numpy())
-            rows += [
-                {"split": split, "row": table.place(row), **answer} for row, answer in zip(chosen, answers, strict=True)
-            ]
-    for row in rows:
-        console.say(f"{row['row']}: {row['answer']}")
+            for row, answer in zip(chosen, answers, strict=True):
+                file = None if out is None else out / f"{split}-{row}.wav"
+                rows.append({"split": split, "row": table.place(row), **_kept(answer, file)})
+    for said in rows:
+        console.say(f"{said['row']}: {said['answer']}")
     return {"predictions": rows}
 
 

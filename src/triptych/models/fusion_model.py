@@ -162,8 +162,8 @@ class FusionModel(PreTrainedModel):
     ) -> FusionOutput:
         """Predict from `inputs[field]` of shape [batch, ...]; `presence[:, m]` False replaces modality m by its learned token.
 
-        `labels` (class indices, numbers for a regression, token ids for a text) add the task's loss to the output. A task that
-        writes is then told each token's true predecessors, and its logits are those of the labels' tokens, one after another.
+        `labels` (class indices, numbers for a regression, token ids for a text) add the task's loss to the output. A forced task is
+        told them too: one that writes the true predecessors of each token, and its logits are those of the labels' tokens.
         """
         read, z = self.read(inputs, presence)
         forced = labels is not None and getattr(self.task, "forced", False)

@@ -11,7 +11,7 @@ from triptych.models.fusion_model import FusionConfig, FusionModel
 from triptych.recipe import ModelSettings
 from triptych.registry import find
 
-TASKS = {"category": "classify", "number": "regress", "text": "write"}
+TASKS = {"category": "classify", "number": "regress", "text": "write", "audio": "speak"}
 ENCODERS = {
     "image": "cnn",
     "audio": "cnn",

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ from triptych.models.store import Loaded
 from triptych.report import schema
 from triptych.report.environment import cpu_name, versions
 from triptych.report.lit import looks
-from triptych.report.media import shown
+from triptych.report.media import shown, sound_uri
 from triptych.report.words import weakest
 
 MEASURED = (
@@ -277,13 +278,12 @@ def _engines(latencies: dict[str, Latency], threads: dict[str, int]) -> tuple[sc
 
 def _worst(outcome: Compressed, test: Samples, splits: Splits, original: Loaded) -> tuple[schema.Sample, ...]:
     table, task = splits.table("test"), original.model.task
-    said = [task.answers(quality.outputs) for quality in (outcome.before, outcome.after)]
-    labels = test.labels
+    labels, rows = test.labels, worst_rows(outcome.before, outcome.after)
     assert labels is not None  # it was evaluated
+    said = [task.answers(quality.outputs[rows]) for quality in (outcome.before, outcome.after)]
     found = []
-    rows = worst_rows(outcome.before, outcome.after)
     seen = _looks(original, outcome.loaded, test, rows)
-    for place, row in enumerate(rows):
+    for place, (row, *answers) in enumerate(zip(rows, *said, strict=True)):
         cells = table.row(row)
         fields = tuple(
             schema.SampleField(
@@ -294,11 +294,20 @@ def _worst(outcome: Compressed, test: Samples, splits: Splits, original: Loaded)
             )
             for f in splits.schema.inputs
         )
-        then, now = (schema.Answer(label=str(a[row]["answer"]), probability=a[row].get("probability")) for a in said)
+        true = task.truth(labels[row])
+        truth = _answer(true) if isinstance(true, dict) else schema.Answer(label=true)
+        then, now = map(_answer, answers)
         found.append(
-            schema.Sample(place=table.place(row), fields=fields, truth=task.truth(labels[row]), before=then, after=now)
+            schema.Sample(
+                place=table.place(row), fields=fields, truth=truth.label, real=truth.made, before=then, after=now
+            )
         )
     return tuple(found)
+
+
+def _answer(said: dict[str, Any]) -> schema.Answer:
+    made = sound_uri(said["sound"], said["rate"]) if "sound" in said else None
+    return schema.Answer(label=str(said["answer"]), probability=said.get("probability"), made=made)
 
 
 def _looks(

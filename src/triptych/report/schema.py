@@ -9,7 +9,7 @@ from pathlib import Path
 from re import fullmatch
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from triptych.errors import InputError
 from triptych.structure import Modality, Settings
@@ -19,6 +19,7 @@ Verdict = Literal["kept", "broken"]
 # A base64 picture or sound. Pictures that can carry scripts (SVG) are not among them.
 PICTURE = r"data:image/(?:webp|png|jpeg|gif);base64,[A-Za-z0-9+/]+={0,2}"
 SOUND = r"data:audio/(?:mpeg|ogg|wav|flac|webm);base64,[A-Za-z0-9+/]+={0,2}"
+Made = Annotated[str, StringConstraints(pattern=f"^(?:{SOUND})$")]
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -201,10 +202,11 @@ class EngineRow(Record):
 
 
 class Answer(Record):
-    """What a model said, and how sure it was."""
+    """What a model said, and how sure it was; `made` is a data URI of the sound that it made."""
 
     label: str
     probability: Perhaps = None
+    made: Made | None = None
 
 
 class Piece(Record):
@@ -258,6 +260,7 @@ class Sample(Record):
     place: str  # "test.csv, line 17"
     fields: tuple[SampleField, ...]
     truth: str
+    real: Made | None = None  # where it was to be made
     before: Answer
     after: Answer
 

@@ -29,6 +29,7 @@ class Regress(nn.Module):
         dropout: float = 0.0
 
     metric: ClassVar[str] = "r2"
+    numbers: ClassVar[bool] = True
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
