@@ -143,7 +143,7 @@ def test_batches_are_filled_up_to_powers_of_two(small, make_batch):
     engine = OpenVINOEngine(small, make_batch(2), threads=1)
     for size, compiled in ((1, {1}), (5, {1, 8}), (7, {1, 8}), (8, {1, 8}), (0, {1, 8})):
         assert engine(*make_batch(size)).shape == (size, 5)
-        assert set(engine._programs) == compiled
+        assert set(engine.program._made) == compiled
 
 
 def test_engines_are_registered():

@@ -176,20 +176,19 @@ class FusionModel(PreTrainedModel):
         self, inputs: dict[str, Tensor], presence: Bool[Tensor, "batch modalities"] | None = None
     ) -> tuple[Memory | tuple[Tensor], Float[Tensor, "batch modalities width"]]:
         """What the task is given, the memory or the fused vector; and the vector of each modality (of tokens, their mean)."""
-        encoded = {name: encoder(inputs[name]) for name, encoder in self.encoders.items()}
+        projected, masks = [], []
+        for name, encoder in self.encoders.items():  # each with its projector: the components show in this order
+            pooled, tokens, mask = encoder(inputs[name])
+            project = self.projectors[name]
+            projected.append(project(tokens) if self.reads == "tokens" else project(pooled).unsqueeze(1))
+            masks.append(mask)
         if presence is None:
-            some = next(iter(encoded.values())).pooled
-            presence = torch.ones(len(some), len(encoded), dtype=torch.bool, device=some.device)
+            presence = torch.ones(len(pooled), len(projected), dtype=torch.bool, device=pooled.device)
         if self.reads == "tokens":
-            tokens = [
-                torch.where(presence[:, m, None, None], self.projectors[name](one.tokens), self.absent[m])
-                for m, (name, one) in enumerate(encoded.items())
-            ]
-            masks = [one.mask for one in encoded.values()]
+            tokens = [torch.where(presence[:, m, None, None], x, self.absent[m]) for m, x in enumerate(projected)]
             z = torch.stack([masked_mean(*pair) for pair in zip(tokens, masks, strict=True)], dim=1)
             return self.fusion(tokens, masks), z
-        z = torch.stack([self.projectors[name](one.pooled) for name, one in encoded.items()], dim=1)
-        z = torch.where(presence.unsqueeze(-1), z, self.absent.unsqueeze(0))
+        z = torch.where(presence.unsqueeze(-1), torch.cat(projected, dim=1), self.absent.unsqueeze(0))
         return (self.fusion(z, presence),), z
 
     @property

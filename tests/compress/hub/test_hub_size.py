@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from triptych.compress import plan as plans
-from triptych.compress.hub import decide
+from triptych.compress.hub import allocate
 from triptych.compress.hub.prepare import prepare
 from triptych.compress.hub.request import HubRequest, work_folder
 from triptych.compress.hub.verb import compress_folder
@@ -77,7 +77,7 @@ def test_a_run_that_goes_on_measures_nothing_anew(llava: Path, tmp_path: Path, m
     def fails(*_: Any) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(decide, "allocate", fails)
+    monkeypatch.setattr(allocate, "allocate", fails)
     ready = prepare(request(llava, tmp_path / "killed"))
     words = {name: plans.word(scheme) for name, scheme in ready.work.schemes.items()}
     assert {name: entry["scheme"] for name, entry in first["layers"].items()} == words
