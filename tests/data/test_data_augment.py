@@ -11,14 +11,18 @@ def draw(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def warped(x, **strengths):
+    return augment.warp(x, augment.draw_warps((len(x), *x.shape[2:]), draw(), **strengths))
+
+
 def test_a_warp_of_no_strength_changes_nothing():
     x = torch.rand(5, 3, 9, 14)
-    assert torch.allclose(augment.warp(x, draw()), x, atol=1e-5)
+    assert torch.allclose(warped(x), x, atol=1e-5)
 
 
 def test_a_flip_mirrors_about_half_of_the_images():
     x = torch.rand(200, 1, 4, 7)
-    y = augment.warp(x, draw(), flip=True)
+    y = warped(x, flip=True)
     same = torch.isclose(x, y, atol=1e-4).flatten(1).all(1)
     mirrored = torch.isclose(x.flip(3), y, atol=1e-4).flatten(1).all(1)
     assert (same ^ mirrored).all()
@@ -31,7 +35,7 @@ def test_a_rotation_turns_the_pixels_and_keeps_their_proportions():
     x = torch.zeros(50, 1, height, width)
     x[:, 0, 20, 40 + distance] = 1
     x = functional.avg_pool2d(x, 3, 1, 1)
-    y = augment.warp(x, draw(), rotate=90)
+    y = warped(x, rotate=90)
     rows, columns = torch.meshgrid(torch.arange(height) - 20.0, torch.arange(width) - 40.0, indexing="ij")
     mass = y.sum((1, 2, 3))
     down, right = (y[:, 0] * rows).sum((1, 2)) / mass, (y[:, 0] * columns).sum((1, 2)) / mass
@@ -43,9 +47,9 @@ def test_a_rotation_turns_the_pixels_and_keeps_their_proportions():
 
 def test_shift_and_crop_stay_within_their_strength():
     ramp = torch.linspace(-1, 1, 64).expand(100, 1, 64, 64)  # a pixel's value is its place
-    shifted = augment.warp(ramp, draw(), shift=0.1)[:, 0, 32, 32]
+    shifted = warped(ramp, shift=0.1)[:, 0, 32, 32]
     assert 0.15 < (shifted - ramp[0, 0, 32, 32]).abs().max() < 0.22  # 0.1 of a side of 2
-    cropped = augment.warp(ramp, draw(), crop=0.2)[:, 0, 32]
+    cropped = warped(ramp, crop=0.2)[:, 0, 32]
     span = (cropped[:, -1] - cropped[:, 0]) / 2
     assert span.min() > 0.78
     assert span.max() < 1.01
@@ -111,3 +115,45 @@ def test_spectrogram_masks_are_stripes_of_limited_width():
 
 def test_a_mask_wider_than_the_spectrogram_is_cut_to_it():
     assert augment.mask_spectrogram(torch.ones(9, 1, 3, 4), draw(), bands=50, frames=50).shape == (9, 1, 3, 4)
+
+
+def test_masks_and_boxes_follow_their_images():
+    """One white rectangle on black, its mask and its box, moved alike."""
+    height, width, (x0, y0, x1, y1) = 60, 80, (20, 15, 44, 39)
+    ids = torch.zeros(40, height, width, dtype=torch.uint8)
+    ids[:, y0:y1, x0:x1] = 1
+    boxes = torch.tensor([[[1, x0 / width, y0 / height, x1 / width, y1 / height], [-1, 0, 0, 0, 0]]]).repeat(40, 1, 1)
+    theta = augment.draw_warps((40, height, width), draw(), flip=True, shift=0.1, crop=0.3)
+    images = augment.warp(ids.unsqueeze(1).float(), theta)[:, 0]
+    masks, moved = augment.warp_masks(ids, theta), augment.warp_boxes(boxes, theta)
+    known = masks != 255
+    assert (~known).any()  # shifted by up to a tenth: something came from outside
+    sharp = known & ((images < 0.01) | (images > 0.99))
+    assert torch.equal(masks[sharp] == 1, images[sharp] > 0.5)
+    assert (moved[:, 1, 0] == -1).all()
+    for mask, box in zip(masks, moved[:, 0], strict=True):
+        rows, columns = torch.nonzero(mask == 1, as_tuple=True)
+        seen = torch.tensor(
+            [columns.min() / width, rows.min() / height, (columns.max() + 1) / width, (rows.max() + 1) / height]
+        )
+        assert box[0] == 1
+        assert torch.allclose(box[1:], seen, atol=1.5 / height)
+
+
+def test_a_box_that_is_moved_out_of_the_image_is_gone():
+    boxes = torch.tensor([[[2, 0.0, 0.0, 0.2, 0.2], [0, 0.5, 0.5, 1.0, 1.0]]])
+    away = torch.tensor([[[1.0, 0, 0.3], [0, 1.0, 0.0]]])  # what lies 0.15 of the side to the right is shown
+    moved = augment.warp_boxes(boxes, away)
+    assert moved[0, :, 0].tolist() == [-1, 0]
+    assert torch.allclose(moved[0, 1, 1:], torch.tensor([0.35, 0.5, 0.85, 1.0]))
+
+
+def test_a_turned_box_holds_all_of_the_thing():
+    theta = augment.draw_warps((30, 50, 50), draw(), rotate=40)
+    boxes = torch.tensor([[[0, 0.4, 0.4, 0.6, 0.6]]]).repeat(30, 1, 1)
+    ids = torch.zeros(30, 50, 50, dtype=torch.uint8)
+    ids[:, 20:30, 20:30] = 1
+    for mask, box in zip(augment.warp_masks(ids, theta), augment.warp_boxes(boxes, theta)[:, 0], strict=True):
+        rows, columns = torch.nonzero(mask == 1, as_tuple=True)
+        places = (torch.stack([columns, rows], 1) + 0.5) / 50
+        assert ((places > box[1:3] - 0.011) & (places < box[3:] + 0.011)).all()

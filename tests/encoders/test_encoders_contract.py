@@ -32,6 +32,8 @@ RECURRENT = {
     "together": 2,
 }
 ATTENTIVE = {"frame": {"name": "rbf", **RBF}, "time": {"name": "transformer", **TRANSFORMER, "patch": 1}, "width": 10}
+UNET = {"widths": (6, 8, 10), "blocks": (1, 2, 1), "stem": 4, "up": (8, 6, 5)}
+SHORT_UNET = {"widths": (6, 8, 10), "blocks": (2, 1, 1), "stem": 4, "up": (7,)}
 
 CASES = {
     "cnn image": ("cnn", CNN, IMAGE),
@@ -55,13 +57,16 @@ CASES = {
     "rbf number": ("rbf", RBF, NUMBER),
     "recurrent frames": ("frames", RECURRENT, VIDEO),
     "frames with attention": ("frames", ATTENTIVE, VIDEO),
+    "unet image": ("unet", UNET, IMAGE),
+    "short unet image": ("unet", SHORT_UNET, IMAGE),
     "mlp category": ("mlp", MLP, CATEGORY),
     "mlp number": ("mlp", MLP, NUMBER),
 }
 every = pytest.mark.parametrize("case", CASES)
 every_text = pytest.mark.parametrize("case", [name for name, (_, _, features) in CASES.items() if features is TEXT])
 one_of_each = pytest.mark.parametrize(
-    "case", ["cnn text", "lstm text", "transformer image", "rbf audio", "recurrent frames", "mlp number"]
+    "case",
+    ["cnn text", "unet image", "lstm text", "transformer image", "rbf audio", "recurrent frames", "mlp number"],
 )
 
 
@@ -105,7 +110,7 @@ def distance(one, other):
 
 
 def test_all_are_registered():
-    assert set(names("encoder")) >= {"cnn", "rnn", "transformer", "rbf", "mlp", "frames", "pretrained"}
+    assert set(names("encoder")) >= {"cnn", "rnn", "transformer", "rbf", "mlp", "frames", "pretrained", "unet"}
 
 
 @every

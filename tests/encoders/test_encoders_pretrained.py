@@ -191,3 +191,61 @@ def test_a_real_backbone_sees_the_same_as_its_own_class():
     assert encoded.tokens.shape == (2, 9, 1280)
     assert torch.allclose(model.classifier(encoded.pooled), model(x).logits, atol=1e-4)
     assert torch.allclose(encoded.tokens.mean(dim=1), encoded.pooled, atol=1e-5)
+
+
+SEGFORMER = {
+    "model_type": "segformer",
+    "num_encoder_blocks": 3,
+    "depths": [1, 1, 1],
+    "hidden_sizes": [8, 12, 16],
+    "num_attention_heads": [1, 1, 2],
+    "sr_ratios": [2, 1, 1],
+    "patch_sizes": [7, 3, 3],
+    "strides": [4, 2, 2],
+    "mlp_ratios": [2, 2, 2],
+}
+PICTURE = Features(kind="image", shape=(3, 32, 48))
+
+
+def fresh(features=PICTURE, **settings):
+    return PretrainedEncoder(PretrainedEncoder.Config(fresh=SEGFORMER, frozen=False, **settings), features)
+
+
+def test_a_configuration_makes_a_backbone_and_scales_make_a_fine_grid():
+    torch.manual_seed(0)
+    encoder, x = fresh(scales=3).eval(), torch.randn(2, 3, 32, 48)
+    encoded = encoder(x)
+    maps = encoder.model(x, output_hidden_states=True).hidden_states
+    assert encoder.width == 8 + 12 + 16
+    assert encoded.tokens.shape == (2, 8 * 12, 36)
+    assert torch.allclose(encoded.tokens[:, :, :8], maps[0].flatten(2).transpose(1, 2), atol=1e-6)
+    enlarged = torch.nn.functional.interpolate(maps[1], (8, 12), mode="bilinear").flatten(2).transpose(1, 2)
+    assert torch.allclose(encoded.tokens[:, :, 8:20], enlarged, atol=1e-6)
+    assert torch.allclose(encoded.pooled, encoded.tokens.mean(1))
+
+
+def test_a_fresh_backbone_is_built_again_from_its_folder():
+    encoder = fresh(scales=2)
+    again = PretrainedEncoder(PretrainedEncoder.Config(**encoder.config.model_dump(mode="json")), PICTURE)
+    again.load_state_dict(encoder.state_dict())
+    x = torch.randn(1, 3, 32, 48)
+    assert torch.equal(encoder.eval()(x).tokens, again.eval()(x).tokens)
+    assert again.width == 12 + 16
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"fresh": {"model_type": "segfromer"}, "frozen": False}, "No backbone can be made from this configuration"),
+        ({"fresh": SEGFORMER, "frozen": False, "scales": 4}, "it has feature maps of 3 resolutions, not 4"),
+    ],
+)
+def test_a_configuration_that_cannot_be_is_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        PretrainedEncoder(PretrainedEncoder.Config(**settings), PICTURE)
+
+
+@pytest.mark.parametrize("settings", [{}, {"path": "a", "fresh": SEGFORMER}, {"fresh": SEGFORMER}])
+def test_weights_come_from_one_place_and_fresh_ones_must_learn(settings):
+    with pytest.raises(ValueError, match=r"give one of `path` and `fresh`|fresh weights that are frozen learn nothing"):
+        PretrainedEncoder.Config(**settings)

@@ -1,53 +1,98 @@
 """Random changes of a batch that leave its meaning alone, drawn from the generator that is given and nothing else.
 
-Images: one affine warp (rotation, flip, shift, crop) and one colour matrix. Sound: time shift and noise on waveforms,
-SpecAugment on spectrograms.
+Images: one affine warp (rotation, flip, shift, crop), which masks and boxes over them follow, and one colour matrix. Sound: time
+shift and noise on waveforms, SpecAugment on spectrograms.
 """
 
 import math
 from functools import lru_cache
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 GREY = (0.299, 0.587, 0.114)  # how bright red, green and blue look (ITU-R BT.601)
 
 
-def warp(
-    x: Float[Tensor, "batch channels height width"],
+def draw_warps(
+    shape: tuple[int, int, int],
     generator: torch.Generator,
     *,
     rotate: float = 0.0,
     flip: bool = False,
     shift: float = 0.0,
     crop: float = 0.0,
-) -> Float[Tensor, "batch channels height width"]:
-    """Rotate, mirror, shift and crop by one bilinear resampling; what comes from outside repeats the border.
+) -> Float[Tensor, "batch 2 3"]:
+    """Rotation, mirroring, shift and crop as one matrix an image: from places (x, y, 1) in the new image to places in the old one.
+
+    An image spans -1 to 1 on both axes, whatever its size.
 
     Args:
-        x: images.
+        shape: how many images, their height and their width.
         generator: the only source of randomness.
         rotate: up to so many degrees either way.
         flip: mirror left and right, every second time.
         shift: up to this share of the side, in both directions.
         crop: cut up to this share of the side away, at a random place, and enlarge the rest.
     """
-    batch, _, height, width = x.shape
+    batch, height, width = shape
     turn, right, down, aside, below = _between(-1, 1, (5, batch), generator)
     angle = math.radians(rotate) * turn
     scale = 1 - crop * torch.rand(batch, generator=generator)
     cosine, sine = scale * angle.cos(), scale * angle.sin()
-    # An image spans -1 to 1 on both axes: its side is 2, and a window of `scale` may move by 1 - scale inside it.
+    # The side of an image is 2, and a window of `scale` may move by 1 - scale inside it.
     right = (1 - scale) * right + 2 * shift * aside
     down = (1 - scale) * down + 2 * shift * below
     theta = torch.stack([cosine, sine * (-height / width), right, sine * (width / height), cosine, down], 1)
     theta = theta.view(batch, 2, 3)
     if flip:
         theta[:, :, 0] *= torch.randint(0, 2, (batch, 1), generator=generator) * 2 - 1
-    grid = (theta @ _places(height, width)).view(batch, 2, height, width).permute(0, 2, 3, 1)
+    return theta
+
+
+def warp(
+    x: Float[Tensor, "batch channels height width"], theta: Float[Tensor, "batch 2 3"]
+) -> Float[Tensor, "batch channels height width"]:
+    """The images moved, by one bilinear resampling; what comes from outside repeats the border."""
+    grid = _sources(theta, x.shape[2], x.shape[3])
     return functional.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def warp_masks(
+    ids: UInt8[Tensor, "batch height width"], theta: Float[Tensor, "batch 2 3"]
+) -> UInt8[Tensor, "batch height width"]:
+    """Masks moved as their images were, to the nearest pixel; what comes from outside is void (255)."""
+    grid = _sources(theta, ids.shape[1], ids.shape[2])
+    known = 255 - ids.unsqueeze(1).float()  # so that the zeros from outside are void
+    moved = functional.grid_sample(known, grid, mode="nearest", padding_mode="zeros", align_corners=False)
+    return (255 - moved[:, 0]).to(torch.uint8)
+
+
+def warp_boxes(
+    boxes: Float[Tensor, "batch boxes 5"], theta: Float[Tensor, "batch 2 3"], inside: float = 0.4
+) -> Float[Tensor, "batch boxes 5"]:
+    """Boxes moved as their images were: upright boxes around the turned ones, cut off at the edges.
+
+    Args:
+        boxes: class (-1 for none) and corners x0, y0, x1, y1 as shares of the sides.
+        theta: as of `warp`.
+        inside: a box of whose area less is left in the image is taken out.
+    """
+    places = boxes[..., 1:] * 2 - 1
+    x, y = places[..., [0, 2, 0, 2]], places[..., [1, 1, 3, 3]]
+    back = torch.linalg.inv(theta[:, :, :2])
+    corners = torch.einsum("brc,bncp->bnrp", back, torch.stack([x, y], 2) - theta[:, None, :, 2:])
+    low, high = (corners.amin(-1) + 1) / 2, (corners.amax(-1) + 1) / 2
+    cut = torch.cat([low.clamp(0, 1), high.clamp(0, 1)], -1)
+    left = (cut[..., 2:] - cut[..., :2]).prod(-1)
+    gone = left < inside * (high - low).prod(-1)
+    return torch.cat([boxes[..., :1].masked_fill(gone.unsqueeze(-1), -1.0), cut], -1)
+
+
+def _sources(theta: Float[Tensor, "batch 2 3"], height: int, width: int) -> Float[Tensor, "batch height width 2"]:
+    """Where each pixel of the new images lies in the old ones."""
+    return (theta @ _places(height, width)).view(len(theta), 2, height, width).permute(0, 2, 3, 1)
 
 
 @lru_cache(maxsize=8)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from triptych.data import augment as change
 from triptych.data.decode import decode_image, media_source
+from triptych.data.frame import Frame, Resize
 from triptych.structure import Features, Modality, Settings
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -31,7 +32,7 @@ class ImageFeatures:
         """How images are resized, normalised and, in training, varied."""
 
         size: tuple[int, int] = Field((64, 64), description="height and width in pixels; one number means both")
-        resize: Literal["crop", "pad", "squash"] = Field(
+        resize: Resize = Field(
             "crop", description="what happens to another aspect ratio: cut the long side, add grey borders, or distort"
         )
         grey: bool = False
@@ -100,14 +101,29 @@ class ImageFeatures:
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "batch *frames channels height width"]:
         """Normalised floats; augmented if asked, drawing from `generator`. Only videos have the axis of frames."""
+        return self.moved(stack, augment, generator)[0]
+
+    def moved(
+        self,
+        stack: UInt8[Tensor, "batch *frames channels height width"],
+        augment: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Float[Tensor, "batch *frames channels height width"], Float[Tensor, "batch 2 3"]]:
+        """As `features`, and how each image was moved (see `augment.draw_warps`), for what lies over it."""
         out = torch.empty(stack.shape, dtype=torch.float32)
+        theta = torch.eye(2, 3).repeat(len(stack), 1, 1)
         for start in range(0, len(stack), self._chunk):
             x = stack[start : start + self._chunk].float()
             if augment:
                 draw = generator or torch.default_generator
-                x = self._recoloured(self._warped(x, draw), draw)
+                x = self._recoloured(self._warped(x, theta[start : start + self._chunk], draw), draw)
             torch.mul(x, self._scale, out=out[start : start + self._chunk]).add_(self._offset)
-        return out
+        return out, theta
+
+    @property
+    def frame(self) -> Frame:
+        """What is seen of a picture."""
+        return Frame(size=self.config.size, resize=self.config.resize)
 
     @property
     def shape(self) -> Features:
@@ -159,13 +175,19 @@ class ImageFeatures:
         return image.resize((width, height), bicubic)
 
     def _warped(
-        self, x: Float[Tensor, "batch channels height width"], generator: torch.Generator
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        theta: Float[Tensor, "batch 2 3"],
+        generator: torch.Generator,
     ) -> Float[Tensor, "batch channels height width"]:
-        """Some of them rotated, mirrored, shifted and cropped, in place."""
+        """Some of them rotated, mirrored, shifted and cropped, in place; `theta` is told how."""
         c = self.config
         if c.warped and (c.rotate or c.flip or c.shift or c.crop):
             chosen = (torch.rand(len(x), generator=generator) < c.warped).nonzero()[:, 0]
-            x[chosen] = change.warp(x[chosen], generator, rotate=c.rotate, flip=c.flip, shift=c.shift, crop=c.crop)
+            drawn = change.draw_warps(
+                (len(chosen), *x.shape[2:]), generator, rotate=c.rotate, flip=c.flip, shift=c.shift, crop=c.crop
+            )
+            theta[chosen], x[chosen] = drawn, change.warp(x[chosen], drawn)
         return x
 
     def _recoloured(

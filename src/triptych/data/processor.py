@@ -8,6 +8,7 @@ from typing import Any, get_args
 from triptych.data.audio import AudioFeatures
 from triptych.data.decode import MEDIA
 from triptych.data.image import ImageFeatures
+from triptych.data.overlay import Overlay
 from triptych.data.schema import Schema
 from triptych.data.series import SeriesFeatures
 from triptych.data.table import Table
@@ -53,7 +54,7 @@ class Processor:
             table: the training rows.
             schema: their columns.
             settings: by input column, fields of the `Config` of its kind; what is not set has a default.
-            target: fields of `TextFeatures.Config`, where the target is a text.
+            target: fields of `TextFeatures.Config`, where the target is a text; of `OverlaySettings`, for masks and boxes.
 
         Raises:
             InputError: settings for a column that is no input, an unknown setting, or a cell that cannot be read.
@@ -73,12 +74,18 @@ class Processor:
             if field.kind in (*MEDIA, "series"):
                 cells = _spread(list(cells))
             features[field.name] = made(config).fit(cells, table.root, f"{table.source.name}, column {field.name}")
-        return cls(features, fit_target(table, schema.target, target or {}))
+        frames = {name: one.frame for name, one in features.items() if type(one) is ImageFeatures}
+        return cls(features, fit_target(table, schema.target, target or {}, frames))
 
     @property
     def labels(self) -> tuple[str, ...] | None:
         """The labels in the order of their indices; None where the target is a number or there is none."""
         return self.target.labels if self.target is not None and self.target.kind == "category" else None
+
+    @property
+    def overlay(self) -> Overlay | None:
+        """How the target lies over a picture; None where it does not."""
+        return self.target.overlay if self.target is not None else None
 
     @property
     def shapes(self) -> dict[str, Features]:

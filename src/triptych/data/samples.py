@@ -10,6 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from triptych.data.batch import Batch
+from triptych.data.image import ImageFeatures
 from triptych.data.processor import Processor
 from triptych.data.schema import Schema
 from triptych.data.table import Table
@@ -70,19 +71,23 @@ class Samples:
             InputError: a cell cannot be read; the message names table, line, column and file.
         """
         chosen = [int(i) for i in indices]
+        labels = None if self.labels is None else torch.from_numpy(self.labels[chosen])
+        overlay = self.processor.overlay
         inputs = {}
         presence = torch.ones(len(chosen), len(self.fields), dtype=torch.bool)
         for place, name in enumerate(self.fields):
             cells = self._cells[name]
             missing = [row for row, i in enumerate(chosen) if cells[i] is None]
-            x = self.features[name].features(
-                torch.stack([self._load(name, i) for i in chosen]), augment=augment, generator=generator
-            )
+            stack, features = torch.stack([self._load(name, i) for i in chosen]), self.features[name]
+            if isinstance(features, ImageFeatures) and overlay is not None and name == overlay.picture:
+                x, theta = features.moved(stack, augment=augment, generator=generator)
+                labels = labels if labels is None or not augment else overlay.moved(labels, theta)
+            else:
+                x = features.features(stack, augment=augment, generator=generator)
             if missing:
                 presence[missing, place] = False
                 x = x.index_fill(0, torch.tensor(missing), 0)
             inputs[name] = x
-        labels = None if self.labels is None else torch.from_numpy(self.labels[chosen])
         return Batch(inputs, presence, labels, torch.tensor(chosen, dtype=torch.int64))
 
     def _column(self, name: str) -> list[Any]:

@@ -1,16 +1,18 @@
-"""The column that a model learns: one of a list of labels, a number, or a text or a sound to be made.
+"""The column that a model learns: a label, a number, a text or a sound to be made, or what lies over a picture.
 
 A label or a number is one value a row; a text is one row of token ids a reference, 0 after its end, and a cell may hold several
-references: a list, or one a line. A sound is its spectrogram (see `vocoder`).
+references: a list, or one a line. A sound is its spectrogram (see `vocoder`). Masks and boxes are those of `overlay`.
 """
 
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int64, UInt8
 
 from triptych.data.audio import AudioFeatures
+from triptych.data.frame import Frame
+from triptych.data.overlay import Overlay, fit_overlay
 from triptych.data.schema import Field, in_order
 from triptych.data.table import Table
 from triptych.data.tabular import parse_number
@@ -25,19 +27,22 @@ Labels = (
     | Float32[np.ndarray, " rows"]
     | Int64[np.ndarray, "rows references tokens"]
     | Float32[np.ndarray, "rows frames mels"]
+    | UInt8[np.ndarray, "rows height width"]
+    | Float32[np.ndarray, "rows boxes 5"]
 )
 
 
 class Target(Settings):
-    """A target column: `labels` of a category in the order of their indices, `text` of a text what `TextFeatures.state` says;
-    `media` of a sound the same of `AudioFeatures`.
+    """A target column: `labels` in the order of their indices, `text` of a text what `TextFeatures.state` says, `media` of a sound
+    the same of `AudioFeatures`, `overlay` of masks and boxes how they lie over their picture.
     """
 
     name: str
-    kind: Literal["category", "number", "text", "audio"]
+    kind: Literal["category", "number", "text", "audio", "mask", "boxes"]
     labels: tuple[str, ...] = ()
     text: dict[str, Any] | None = None
     media: dict[str, Any] | None = None
+    overlay: Overlay | None = None
 
     @property
     def features(self) -> TextFeatures:
@@ -60,11 +65,11 @@ class Target(Settings):
         return AudioFeatures.from_state(self.media)
 
     def encode(self, table: Table) -> Labels:
-        """Label indices, numbers, token ids or spectrograms; all rows are held in memory.
+        """Label indices, numbers, token ids, spectrograms, masks or boxes; all rows are held in memory.
 
         Raises:
-            InputError: a missing cell, an unknown label, no number, no word or no readable file; the message names table, line
-                and column.
+            InputError: a missing cell, an unknown label, no number, no word, no readable file, or a mask or boxes that do not fit
+                their picture; the message names table, line and column.
         """
         cells = table.column(self.name)
         for i, cell in enumerate(cells):
@@ -81,6 +86,10 @@ class Target(Settings):
             return self._ids(cells, places)
         if self.kind == "audio":
             return spectrograms(self.sound, cells, table.root, places)
+        if self.overlay is not None:
+            if self.kind == "mask":
+                return self.overlay.masks(table, self.name)
+            return self.overlay.boxes(table, self.name, self.labels)
         ids = {label: place for place, label in enumerate(self.labels)}
         for cell, place in zip(cells, places, strict=True):
             if str(cell) not in ids:
@@ -115,22 +124,25 @@ def references(cell: Any) -> list[str]:
     return [str(text) for text in cell] if isinstance(cell, list | tuple) else str(cell).splitlines()
 
 
-def fit_target(table: Table, field: Field | None, settings: Mapping[str, Any]) -> Target | None:
+def fit_target(
+    table: Table, field: Field | None, settings: Mapping[str, Any], frames: Mapping[str, Frame]
+) -> Target | None:
     """The target as the training rows show it: labels (whole numbers in their order, words sorted), a text's vocabulary, the length
     of sounds.
 
     Args:
         table: the training rows.
         field: the target's column, None where there is none.
-        settings: of `TextFeatures`, for a text. Unless they say otherwise its tokens are words, and no training text is cut. Of
-            `AudioFeatures` for a sound.
+        settings: of `TextFeatures`, for a text; unless they say otherwise its tokens are words, and no training text is cut. Of
+            `AudioFeatures` for a sound, of `OverlaySettings` for masks and boxes.
+        frames: what is seen of each column of pictures.
 
     Raises:
         InputError: an empty column, or settings that do not fit.
     """
     if field is None:
         return None
-    if settings and field.kind not in ("text", "audio"):
+    if settings and field.kind in ("number", "category"):
         raise InputError(
             f"There are settings for the target {field.name}, but it is a {field.kind}, which needs none.",
             f"Leave model.target out, or say `{field.name}: text:target`.",
@@ -143,6 +155,9 @@ def fit_target(table: Table, field: Field | None, settings: Mapping[str, Any]) -
             f"{table.source.name}, column {field.name} is empty, and it is what the model learns.", "Fill it in."
         )
     where = f"{table.source.name}, column {field.name}"
+    if field.kind in ("mask", "boxes"):
+        overlay, known = fit_overlay(table, field.name, field.kind, settings, frames)
+        return Target(name=field.name, kind=field.kind, labels=known, overlay=overlay)
     if field.kind == "text":
         texts = [text for cell in cells for text in references(cell)]
         config = parse(TextFeatures.Config, {"level": "word", **settings}, f"The features of {field.name}")
@@ -158,6 +173,6 @@ def fit_target(table: Table, field: Field | None, settings: Mapping[str, Any]) -
     if field.kind != "category":
         raise InputError(
             f"{where}: nothing here learns to make {field.kind} yet.",
-            "Choose a target that is a label, a number, a text or a sound.",
+            "Choose a target that is a label, a number, a text, a sound, masks or boxes.",
         )
     return Target(name=field.name, kind="category", labels=tuple(in_order({str(cell) for cell in cells})))

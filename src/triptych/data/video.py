@@ -99,10 +99,13 @@ class VideoFeatures(ImageFeatures):
         return loaded[_real(loaded)].transpose(0, 1).flatten(1)
 
     def _warped(
-        self, x: Float[Tensor, "batch frames channels height width"], generator: torch.Generator
+        self,
+        x: Float[Tensor, "batch frames channels height width"],
+        theta: Float[Tensor, "batch 2 3"],
+        generator: torch.Generator,
     ) -> Float[Tensor, "batch frames channels height width"]:
         """One warp a clip: its frames are the channels of one picture."""
-        return super()._warped(x.flatten(1, 2), generator).view_as(x)
+        return super()._warped(x.flatten(1, 2), theta, generator).view_as(x)
 
     def _recoloured(
         self, x: Float[Tensor, "batch frames channels height width"], generator: torch.Generator

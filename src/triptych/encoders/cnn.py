@@ -129,16 +129,21 @@ class CNNEncoder(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch channels height width"] | Int[Tensor, "batch tokens"]) -> Encoded:
         """The mean over the last grid, and the grid itself as tokens."""
+        stream = self.grids(x)[-1]
+        tokens = stream.x.flatten(2).transpose(1, 2)
+        pooled = self.dropout(masked_mean(tokens, stream.mask))
+        return Encoded(pooled, tokens, all_real(tokens) if stream.mask is None else stream.mask)
+
+    def grids(self, x: Float[Tensor, "batch channels height width"] | Int[Tensor, "batch tokens"]) -> list[Masked]:
+        """The outputs of the stem and of each stage, ever coarser."""
         mask = None
         if self.embed is not None:
             mask = real_tokens(x)
             x = silenced(self.embed(x).transpose(1, 2), mask)
-        stream = Masked(silenced(self.stem(x).relu(), mask), mask)
+        found = [Masked(silenced(self.stem(x).relu(), mask), mask)]
         for stage in self.stages:
-            stream = stage(stream)
-        tokens = stream.x.flatten(2).transpose(1, 2)
-        pooled = self.dropout(masked_mean(tokens, stream.mask))
-        return Encoded(pooled, tokens, all_real(tokens) if stream.mask is None else stream.mask)
+            found.append(stage(found[-1]))
+        return found
 
     def widths(self) -> list[Width]:
         """Each block's inner channels, and each stream of channels that blocks add to and read from, but for the last one."""
@@ -147,6 +152,10 @@ class CNNEncoder(nn.Module):
     def pooled(self) -> Width:
         """The last stream: its mean is the pooled vector."""
         return self._widths()[-1]
+
+    def streams(self) -> list[str]:
+        """The names of the widths of `grids`."""
+        return ["stem.stream", *(f"{name}.stream" for name, block in self._blocks() if block.stride == 2)]
 
     def _widths(self) -> list[Width]:
         """All widths in order; a stream begins at the stem and at every block that does not simply add to what it read."""

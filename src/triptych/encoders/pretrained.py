@@ -1,4 +1,4 @@
-"""Any Hugging Face backbone, from a local folder or by its name, frozen or fine-tuned.
+"""Any Hugging Face backbone, from a local folder or by its name, frozen or fine-tuned; or a fresh one from its configuration.
 
 In words: the backbone's own pooled output is the vector, or the mean of its last hidden states where it has none or
 where the checkpoint does not hold the pooler's weights. Of a model with two towers the tower of our modality is taken,
@@ -6,19 +6,24 @@ of an encoder-decoder the encoder.
 
 Shapes: image "batch channels height width", text "batch tokens" (with its padding mask), audio "batch 1 mels frames" as
 the model's main input expects it. Hidden states "batch tokens width" are the tokens; feature maps "batch width height
-width" are flattened into tokens.
+width" are flattened into tokens. With `scales`, the last feature maps of so many resolutions, the coarsest ones, are enlarged
+bilinearly to the finest of them and put side by side: the decoder of SegFormer up to its linear layers.
 
 Weights are read from safetensors only, and code that comes with a checkpoint is never run.
 
-Source: Wolf et al., Transformers: State-of-the-Art Natural Language Processing, EMNLP 2020.
+Sources: Wolf et al., Transformers: State-of-the-Art Natural Language Processing, EMNLP 2020; for `scales` Hariharan et al.,
+Hypercolumns for Object Segmentation and Fine-grained Localization, CVPR 2015, and Xie et al., SegFormer, NeurIPS 2021.
 """
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
+from pydantic import NonNegativeInt, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from triptych.encoders.masked import all_real, masked_mean, real_tokens
 from triptych.errors import InputError
@@ -47,16 +52,26 @@ class PretrainedEncoder(nn.Module):
     """
 
     class Config(Settings):
-        """`path` is a folder, or a name on the Hugging Face hub; a `frozen` backbone stays in eval mode and gets no
-        gradients.
+        """`path` is a folder, or a name on the Hugging Face hub; `fresh` in its place is a configuration of transformers,
+        `{model_type: segformer, ...}`, for random weights. A `frozen` backbone stays in eval mode and gets no gradients.
 
         `architecture` is filled in by the encoder (read it from its `config`) and makes `path` a mere note of the
         origin.
         """
 
-        path: str
+        path: str = ""
+        fresh: dict[str, Any] = {}
         frozen: bool = True
+        scales: NonNegativeInt = 0
         architecture: Architecture | None = None
+
+        @model_validator(mode="after")
+        def _weights_that_learn(self) -> "PretrainedEncoder.Config":
+            if bool(self.path) == bool(self.fresh):
+                raise ValueError("give one of `path` and `fresh`")
+            if self.fresh and self.frozen:
+                raise ValueError("fresh weights that are frozen learn nothing: say `frozen: false`")
+            return self
 
     kinds: ClassVar[frozenset[Modality]] = frozenset({"image", "audio", "text"})
 
@@ -64,7 +79,9 @@ class PretrainedEncoder(nn.Module):
         super().__init__()
         self.text, self.frozen = features.kind == "text", config.frozen
         known = config.architecture
-        whole, missing = _load(config.path) if known is None else (_rebuild(known), [])
+        backbone = known.backbone if known else config.fresh
+        whole, missing = (_make(backbone), []) if backbone else _load(config.path)
+        self.scales = config.scales
         self.model, prefix = _tower(whole, features)
         pooler = known.pooler if known else _complete([key for key in missing if key.startswith(prefix)], config.path)
         if not pooler:
@@ -73,8 +90,8 @@ class PretrainedEncoder(nn.Module):
             self.model.requires_grad_(requires_grad=False)
         self.train(self.training)
         self.width = known.width if known else self._try(features, config.path)
-        backbone = {key: value for key, value in whole.config.to_dict().items() if key not in UNUSED}
-        architecture = Architecture(backbone=backbone, pooler=pooler, width=self.width)
+        described = {key: value for key, value in whole.config.to_dict().items() if key not in UNUSED}
+        architecture = Architecture(backbone=described, pooler=pooler, width=self.width)
         self.config = config.model_copy(update={"architecture": architecture})
 
     def train(self, mode: bool = True) -> "PretrainedEncoder":
@@ -88,7 +105,11 @@ class PretrainedEncoder(nn.Module):
         """The backbone's pooled output and its last hidden states."""
         mask = real_tokens(x) if self.text else None
         attention = {} if mask is None else {"attention_mask": mask.long()}
-        output = self.model(**{self.model.main_input_name: self._arranged(x)}, **attention, return_dict=True)
+        every = {"output_hidden_states": True} if self.scales else {}
+        output = self.model(**{self.model.main_input_name: self._arranged(x)}, **attention, **every, return_dict=True)
+        if self.scales:
+            tokens = _side_by_side(output.hidden_states, self.scales).flatten(2).transpose(1, 2)
+            return Encoded(tokens.mean(1), tokens, all_real(tokens))
         tokens = output.last_hidden_state
         if tokens.ndim == 4:
             tokens = tokens.flatten(2).transpose(1, 2)
@@ -159,12 +180,28 @@ def _load(path: str) -> tuple[Any, list[str]]:
     return model, sorted(info["missing_keys"])
 
 
-def _rebuild(architecture: Architecture) -> Any:
-    """The model with random weights, which the model folder then fills."""
+def _make(backbone: Mapping[str, Any]) -> Any:
+    """The model of a configuration with random weights, which a model folder may then fill."""
     from transformers import AutoConfig, AutoModel
 
-    config = AutoConfig.for_model(**architecture.backbone)
-    return AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
+    try:
+        config = AutoConfig.for_model(**backbone)
+        return AutoModel.from_config(config, trust_remote_code=False, dtype=torch.float32)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"No backbone can be made from this configuration: {error}",
+            "Give `model_type` as transformers names it, and the settings of its configuration.",
+        ) from error
+
+
+def _side_by_side(maps: Sequence[Tensor], scales: int) -> Float[Tensor, "batch width height columns"]:
+    """The last feature map of each of the `scales` coarsest resolutions, all at the finest of these."""
+    last = {tuple(one.shape[2:]): one for one in maps if one.ndim == 4}
+    if len(last) < scales:
+        raise ValueError(f"it has feature maps of {len(last)} resolutions, not {scales}")
+    chosen = list(last.values())[-scales:]
+    size = chosen[0].shape[2:]
+    return torch.cat([chosen[0], *(F.interpolate(one, size, mode="bilinear") for one in chosen[1:])], 1)
 
 
 def _tower(model: Any, features: Features) -> tuple[Any, str]:

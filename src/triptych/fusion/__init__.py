@@ -1,5 +1,8 @@
-"""Fusions: each turns one vector a modality, and which modalities are present, into one vector a sample; `sequence` joins tokens."""
+"""Fusions: each turns one vector a modality, and which modalities are present, into one vector a sample.
 
-from triptych.fusion import attention, bilinear, concat, gated, mean, sequence, weighted
+`sequence` and `context` give tokens.
+"""
 
-__all__ = ["attention", "bilinear", "concat", "gated", "mean", "sequence", "weighted"]
+from triptych.fusion import attention, bilinear, concat, context, gated, mean, sequence, weighted
+
+__all__ = ["attention", "bilinear", "concat", "context", "gated", "mean", "sequence", "weighted"]
