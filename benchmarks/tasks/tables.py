@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.packs import inside, pack, unpack, write_tables
+from benchmarks.tasks.dense import bccd, camvid
 from benchmarks.tasks.handwriting import moving, order
 from benchmarks.tasks.made import heard, speech, speech_one_voice
 from benchmarks.tasks.splits import Rows, apart, voices_of
@@ -171,6 +172,7 @@ TASKS: dict[str, Callable[[Path], Path]] = {
         *(easy_vqa, nlvr, matching, emotion, sounds, digits, signs, moving, order),
         *(captions, translation, an4, spoken),
         *(speech, speech_one_voice, heard),
+        *(camvid, bccd),
     )
 }
 

@@ -291,7 +291,10 @@ def predict(
     data: Annotated[Path | None, typer.Option(help="A table, all rows of which are answered.")] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="File (.wav) for the sound that a model makes; with --data a folder."),
+        typer.Option(
+            help="File (.wav) for the sound that a model makes, with --data a folder; folder for masks, and for pictures "
+            "with the mask or the boxes drawn over them."
+        ),
     ] = None,
     json: Json = False,
 ) -> None:

@@ -145,11 +145,12 @@ def distil(state: State, step: plans.Distil, around: Surroundings, folder: Path)
 def distillation_loss(teacher: FusionModel, step: plans.Distil) -> Callable[[FusionModel, Batch], Tensor]:
     """The weighted sum of the losses that the pass names: labels, logits, features, similarity."""
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
-    answers = (
+    usual = (
         RegressionDistillation()
         if getattr(teacher.task, "numbers", False)
         else LogitsDistillation(LogitsDistillation.Config(temperature=step.temperature))
     )
+    answers: Callable[[Tensor, Tensor], Tensor] = getattr(teacher.task, "divergence", usual)
     width = teacher.absent.shape[1]
     features = FeatureDistillation(student_width=width, teacher_width=width)
 

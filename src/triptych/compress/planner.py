@@ -235,7 +235,7 @@ def _harms(model: FusionModel, name: str, statistics: Any, batches: list[Batch],
     original = view.parameter.detach().clone()
     with torch.no_grad():
         view.parameter.copy_(rounded[coarsest].dequantize().reshape(original.shape))
-        drift = _drift(_outputs(model, batches), reference, numbers=getattr(model.task, "numbers", False))
+        drift = _drift(model, _outputs(model, batches), reference)
         view.parameter.copy_(original)
     slope = max(drift, 0.0) / max(errors[coarsest], 1e-30)
     return {text: error * slope for text, error in errors.items()}
@@ -257,9 +257,14 @@ def _outputs(model: FusionModel, batches: list[Batch]) -> Tensor:
     return torch.cat([model(b.inputs, b.presence, labels=b.labels).logits.flatten(0, -2) for b in batches])
 
 
-def _drift(outputs: Tensor, reference: Tensor, *, numbers: bool) -> float:
-    """How far answers moved: KL in nats between classes; for numbers half the squared change over the variance (a Gaussian's KL)."""
-    if numbers:
+def _drift(model: FusionModel, outputs: Tensor, reference: Tensor) -> float:
+    """How far answers moved: KL in nats between classes; for numbers half the squared change over the variance (a Gaussian's KL); or
+    as the task says.
+    """
+    divergence: Any = getattr(model.task, "divergence", None)
+    if divergence is not None:
+        return float(divergence(outputs, reference))
+    if getattr(model.task, "numbers", False):
         return float(0.5 * (outputs - reference).square().mean() / reference.var().clamp(min=1e-12))
     return float(F.kl_div(outputs.log_softmax(1), reference.log_softmax(1), log_target=True, reduction="batchmean"))
 

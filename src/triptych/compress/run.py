@@ -236,6 +236,6 @@ def _quality(loaded: Loaded, samples: Samples, *, label: str, shuffled: bool = F
 def worst_rows(before: Quality, after: Quality, count: int = 10) -> list[int]:
     """Rows that the compressed model gets worse than the original, the most confident loss first."""
     loss = before.scores["all"] - after.scores["all"]
-    drift = np.abs(before.outputs - after.outputs).reshape(len(loss), -1).max(1)
+    drift = np.abs(np.subtract(before.outputs, after.outputs, dtype=np.float64)).reshape(len(loss), -1).max(1)
     order = np.lexsort((-drift, -loss))
     return [int(i) for i in order[:count]]

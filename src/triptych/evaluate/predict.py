@@ -4,16 +4,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from triptych import console
 from triptych.data.audio import AudioFeatures
+from triptych.data.decode import decode_image, media_source
 from triptych.data.samples import Samples
 from triptych.data.splits import read_splits
 from triptych.data.table import Table
 from triptych.errors import InputError
 from triptych.models.store import Loaded, read_model
+from triptych.report.drawing import drawn, in_pixels
+from triptych.tasks import settled
+
+Cells = dict[str, tuple[Any, Path, str]]  # by field: the cell, where relative paths start, and its place for messages
 
 BATCH = 256
 
@@ -25,7 +31,8 @@ def predict_fields(model: Path, fields: Sequence[str], out: Path | None = None) 
     Args:
         model: a model folder.
         fields: the words.
-        out: a .wav file for the sound that the model makes.
+        out: a .wav file for the sound that the model makes; a folder for masks, as class numbers, and for pictures with the mask or
+            the boxes drawn over them.
 
     Raises:
         InputError: a word without "=", an unknown field, or none at all; an `out` that exists, or that is not for this model.
@@ -43,7 +50,8 @@ def predict_fields(model: Path, fields: Sequence[str], out: Path | None = None) 
             "There is nothing to predict from.", f"Give at least one of: {', '.join(f'{n}=...' for n in known)}."
         )
     cells = {name: (value, Path(), f"{name}={value}") for name, value in given.items()}
-    answer = _kept(_answer(loaded, cells), out)
+    answer = _answer(loaded, cells, out)
+    answer = answer if loaded.processor.overlay is not None else _kept(answer, out)
     chance = f" ({answer['probability']:.1%})" if "probability" in answer else ""
     console.say(f"{answer['answer']}{chance}{' in ' + answer['file'] if 'file' in answer else ''}")
     return answer
@@ -67,7 +75,7 @@ def _kept(answer: dict[str, Any], out: Path | None) -> dict[str, Any]:
     return {**words, "file": str(out)}
 
 
-def _answer(loaded: Loaded, cells: dict[str, tuple[Any, Path, str]]) -> dict[str, Any]:
+def _answer(loaded: Loaded, cells: Cells, out: Path | None = None) -> dict[str, Any]:
     """The answer to one sample of (cell, root, where). A sound that is longer than what a writing model reads is read in pieces."""
     pieces: dict[str, list[Tensor]] = {}
     for name, feature in loaded.processor.features.items():
@@ -85,15 +93,18 @@ def _answer(loaded: Loaded, cells: dict[str, tuple[Any, Path, str]]) -> dict[str
         for name, found in pieces.items()
     }
     present = torch.tensor([[name in cells for name in pieces]] * count)
-    answers = loaded.model.task.answers(loaded.model(inputs, present).logits.numpy())
+    outputs = settled(loaded.model.task, loaded.model(inputs, present).logits.numpy())
+    answers = loaded.model.task.answers(outputs)
     if count == 1:
-        return answers[0]
+        return {**answers[0], **_over_picture(loaded, cells, outputs[0], answers[0], out)}
     return {"answer": " ".join(str(one["answer"]) for one in answers if one["answer"]), "pieces": count}
 
 
 @torch.no_grad()
 def predict_table(model: Path, data: Path, out: Path | None = None) -> dict[str, Any]:
-    """The answer to every row of every table of `data`; sounds that it makes are kept in the folder `out`, as train-0.wav and so on."""
+    """The answer to every row of every table of `data`; sounds that it makes are kept in the folder `out`, as train-0.wav and so on,
+    masks and drawings under the name of their picture.
+    """
     loaded = read_model(model)
     splits = read_splits(data)
     rows = []
@@ -105,12 +116,17 @@ def predict_table(model: Path, data: Path, out: Path | None = None) -> dict[str,
                 answers = [_answer(loaded, _cells(loaded, table, row)) for row in chosen]
             else:
                 batch = samples.batch(chosen)
-                answers = loaded.model.task.answers(loaded.model(batch.inputs, batch.presence).logits.numpy())
+                outputs = settled(loaded.model.task, loaded.model(batch.inputs, batch.presence).logits.numpy())
+                answers = loaded.model.task.answers(outputs)
+                if loaded.processor.overlay is not None:
+                    for place, output, said in zip(chosen, outputs, answers, strict=True):
+                        said.update(_over_picture(loaded, _cells(loaded, table, place), output, said, out))
             for row, answer in zip(chosen, answers, strict=True):
                 file = None if out is None else out / f"{split}-{row}.wav"
-                rows.append({"split": split, "row": table.place(row), **_kept(answer, file)})
-    for said in rows:
-        console.say(f"{said['row']}: {said['answer']}")
+                kept = answer if loaded.processor.overlay is not None else _kept(answer, file)
+                rows.append({"split": split, "row": table.place(row), **kept})
+    for told in rows:
+        console.say(f"{told['row']}: {told['answer']}")
     return {"predictions": rows}
 
 
@@ -120,7 +136,35 @@ def _hears_long_sounds(loaded: Loaded) -> bool:
     return sounds and hasattr(loaded.model.task, "wording")
 
 
-def _cells(loaded: Loaded, table: Table, row: int) -> dict[str, tuple[Any, Path, str]]:
+def _cells(loaded: Loaded, table: Table, row: int) -> Cells:
     cells = {name: table.column(name)[row] for name in loaded.processor.features}
     place = table.place(row)
     return {name: (cell, table.root, f"{place}, column {name}") for name, cell in cells.items() if cell is not None}
+
+
+def _over_picture(
+    loaded: Loaded, cells: Cells, output: np.ndarray, answer: dict[str, Any], out: Path | None
+) -> dict[str, Any]:
+    """What an answer over a picture is in that picture's pixels: boxes, and the files that were written of it."""
+    from PIL import Image
+
+    overlay = loaded.processor.overlay
+    if overlay is None or overlay.picture not in cells:
+        return {}
+    cell, root, where = cells[overlay.picture]
+    source = media_source(cell, root, where)
+    pixels = decode_image(source, where)
+    height, width = pixels.shape[:2]
+    found: dict[str, Any] = {}
+    if "boxes" in answer:
+        found["boxes"] = in_pixels(answer["boxes"], overlay, width, height)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        stem = source.stem if isinstance(source, Path) else where
+        pictures = {"drawn": drawn(pixels, overlay, loaded.model.task, output)}
+        if overlay.kind == "mask":
+            pictures["mask"] = overlay.frame.mask_out(output, width, height)
+        for name, content in pictures.items():
+            found[name] = str(out / f"{stem}-{name}.png")
+            Image.fromarray(content).save(found[name])
+    return found

@@ -9,21 +9,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Float64, Int, UInt8
 from torch import Tensor
 
 from triptych import console
 from triptych.data.batch import Batch
 from triptych.data.samples import Samples
-from triptych.tasks import Task
+from triptych.tasks import Task, settled
 
 Outputs = Float[np.ndarray, "batch ..."] | Int[np.ndarray, "batch tokens"]
+Settled = Float[np.ndarray, "rows ..."] | Int[np.ndarray, "rows tokens"] | UInt8[np.ndarray, "rows height width"]
 Predict = Callable[[dict[str, Tensor], Bool[Tensor, "batch modalities"]], Outputs]
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Per-row scores by condition: "all", "without:<field>", "shuffled:<field>", and the outputs under "all".
+    """Per-row scores by condition: "all", "without:<field>", "shuffled:<field>", and what is kept of the outputs under "all".
 
     `soft` scores the same rows before an answer is decided on (for a classifier, the probability given to the truth).
     """
@@ -31,7 +32,7 @@ class Quality:
     metric: str
     scores: dict[str, Float64[np.ndarray, " rows"]]
     soft: dict[str, Float64[np.ndarray, " rows"]]
-    outputs: Float[np.ndarray, "rows ..."] | Int[np.ndarray, "rows tokens"]
+    outputs: Settled
     metrics: dict[str, float]
 
     def mean(self, condition: str = "all") -> float:
@@ -79,12 +80,12 @@ def measure(
     labels = samples.labels
     assert labels is not None  # evaluation tables have a target
     permutation = derangement(len(samples), seed)
-    collected: dict[str, list[Outputs]] = {condition: [] for condition in wanted}
+    collected: dict[str, list[Settled]] = {condition: [] for condition in wanted}
     with console.progress(label, len(samples), unit="row") as advance:
         for start in range(0, len(samples), batch_size):
             rows = np.arange(start, min(start + batch_size, len(samples)))
             for condition, batch in _views(samples, rows, permutation, wanted):
-                collected[condition].append(predict(batch.inputs, batch.presence))
+                collected[condition].append(settled(task, predict(batch.inputs, batch.presence)))
             advance(len(rows))
     outputs = {condition: np.concatenate(parts) for condition, parts in collected.items()}
     scores = {condition: task.scores(output, labels) for condition, output in outputs.items()}

@@ -11,7 +11,14 @@ from triptych.models.fusion_model import FusionConfig, FusionModel
 from triptych.recipe import ModelSettings
 from triptych.registry import find
 
-TASKS = {"category": "classify", "number": "regress", "text": "write", "audio": "speak"}
+TASKS = {
+    "category": "classify",
+    "number": "regress",
+    "text": "write",
+    "audio": "speak",
+    "mask": "segment",
+    "boxes": "detect",
+}
 ENCODERS = {
     "image": "cnn",
     "audio": "cnn",
@@ -50,13 +57,19 @@ def make_model(
                 f"The inputs are: {', '.join(shapes)}.",
             )
     inputs = {}
+    below = target.overlay.picture if target.overlay is not None else None
     for name, features in shapes.items():
         encoder = dict(settings.inputs[name].encoder) if name in settings.inputs else {}
-        encoder.setdefault("name", ENCODERS[features.kind])
+        encoder.setdefault("name", "unet" if name == below else ENCODERS[features.kind])
         inputs[name] = {"features": features.model_dump(mode="json"), "encoder": encoder}
     task: dict[str, Any] = {"name": TASKS[target.kind], **settings.task}
     task = find("task", task["name"]).fit(task, target, targets)
-    usual = "sequence" if getattr(find("task", task["name"]), "reads", "vector") == "tokens" else "bilinear"
-    fusion = {"name": usual, "width": 128, **settings.fusion}
+    usual: dict[str, Any] = {"name": "bilinear"}
+    if below is not None:
+        usual = {"name": "context", "onto": list(shapes).index(below)}
+    elif getattr(find("task", task["name"]), "reads", "vector") == "tokens":
+        usual = {"name": "sequence"}
+    chosen = settings.fusion.get("name", usual["name"])
+    fusion = {"width": 128, **(usual if chosen == usual["name"] else {}), **settings.fusion}
     torch.manual_seed(seed)
     return FusionModel(FusionConfig(inputs=inputs, fusion=fusion, task=task))

@@ -14,6 +14,7 @@ from triptych.compress.gate import Verdict
 from triptych.compress.quantize.layers import QuantizedWeight, weights
 from triptych.compress.quantize.storage import to_tensors
 from triptych.compress.run import Attempt, Compressed, worst_rows
+from triptych.data.decode import decode_image
 from triptych.data.samples import Samples
 from triptych.data.splits import Splits
 from triptych.engines import Engine
@@ -28,9 +29,10 @@ from triptych.evaluate.speed import Latency, side_by_side
 from triptych.models.components import components
 from triptych.models.store import Loaded
 from triptych.report import schema
+from triptych.report.drawing import drawn
 from triptych.report.environment import cpu_name, versions
 from triptych.report.lit import looks
-from triptych.report.media import shown, sound_uri
+from triptych.report.media import picture_uri, shown, sound_uri
 from triptych.report.words import weakest
 
 MEASURED = (
@@ -278,6 +280,7 @@ def _engines(latencies: dict[str, Latency], threads: dict[str, int]) -> tuple[sc
 
 def _worst(outcome: Compressed, test: Samples, splits: Splits, original: Loaded) -> tuple[schema.Sample, ...]:
     table, task = splits.table("test"), original.model.task
+    overlay = original.processor.overlay
     labels, rows = test.labels, worst_rows(outcome.before, outcome.after)
     assert labels is not None  # it was evaluated
     said = [task.answers(quality.outputs[rows]) for quality in (outcome.before, outcome.after)]
@@ -294,6 +297,17 @@ def _worst(outcome: Compressed, test: Samples, splits: Splits, original: Loaded)
             )
             for f in splits.schema.inputs
         )
+        if overlay is not None:
+            pixels = decode_image(table.root / str(cells[overlay.picture]), table.place(row))
+            over = {"truth": labels[row], "before": outcome.before.outputs[row], "after": outcome.after.outputs[row]}
+            fields += tuple(
+                schema.SampleField(
+                    name=f"{overlay.picture}, {name}",
+                    kind="image",
+                    value=picture_uri(drawn(pixels, overlay, task, answer)),
+                )
+                for name, answer in over.items()
+            )
         true = task.truth(labels[row])
         truth = _answer(true) if isinstance(true, dict) else schema.Answer(label=true)
         then, now = map(_answer, answers)

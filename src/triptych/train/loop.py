@@ -26,6 +26,7 @@ from triptych.data.batch import Batch
 from triptych.data.samples import Samples
 from triptych.errors import NumericsError, Stopped
 from triptych.models.fusion_model import FusionModel
+from triptych.tasks import settled
 from triptych.train.checkpoint import load_checkpoint, optimizer_tensors, restore_optimizer, save_checkpoint
 from triptych.train.frozen import kept
 from triptych.train.log import Log
@@ -168,11 +169,8 @@ def quality(model: FusionModel, samples: Samples, batch_size: int = 256) -> floa
         batch = samples.batch(range(start, min(start + batch_size, len(samples))))
         assert batch.labels is not None  # training tables have a target
         outputs = model(batch.inputs, batch.presence).logits.cpu()
-        scores.append(
-            model.task.scores(
-                (outputs.float() if outputs.is_floating_point() else outputs).numpy(), batch.labels.numpy()
-            )
-        )
+        outputs = (outputs.float() if outputs.is_floating_point() else outputs).numpy()
+        scores.append(model.task.scores(settled(model.task, outputs), batch.labels.numpy()))
     return float(np.concatenate(scores).mean())
 
 
