@@ -71,14 +71,21 @@ def test_a_replaced_weight_is_used_until_the_end(saved: Path) -> None:
     assert torch.equal(out, bias.expand_as(out))
 
 
-def test_names_that_share_a_tensor_still_do_after_a_pass(tmp_path: Path) -> None:
+def test_names_that_share_a_tensor_still_do_after_a_pass_and_while_others_are_held(tmp_path: Path) -> None:
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=64, tie_word_embeddings=True)).save_pretrained(tmp_path)
     folder = open_folder(tmp_path)
     empty = skeleton(folder)
     tied = {n for n, _ in empty.named_parameters(remove_duplicate=False)} - {n for n, _ in empty.named_parameters()}
     stream = Stream(empty, find_weights(folder, empty), resident=0)
-    stream.settle({"input_ids": torch.randint(3, 60, (1, 7))})
+    inputs = {"input_ids": torch.randint(3, 60, (1, 7))}
+    stream.settle(inputs)
+    with stream.held(1 << 20), torch.no_grad():
+        held = {name for name in stream.streamed if not empty.get_parameter(name).is_meta}
+        empty(**inputs)
+        assert held == {name for name in stream.streamed if "layers" in name}  # not the table, nor what shares its tensor
+    with stream.held(1 << 10):
+        assert all(empty.get_parameter(name).is_meta for name in stream.streamed)
     assert tied
     assert tied <= stream.streamed.keys()
     assert tied == {n for n, _ in empty.named_parameters(remove_duplicate=False)} - {
