@@ -83,7 +83,9 @@ def test_names_that_share_a_tensor_still_do_after_a_pass_and_while_others_are_he
     with stream.held(1 << 20), torch.no_grad():
         held = {name for name in stream.streamed if not empty.get_parameter(name).is_meta}
         empty(**inputs)
-        assert held == {name for name in stream.streamed if "layers" in name}  # not the table, nor what shares its tensor
+        assert held == {
+            name for name in stream.streamed if "layers" in name
+        }  # not the table, nor what shares its tensor
     with stream.held(1 << 10):
         assert all(empty.get_parameter(name).is_meta for name in stream.streamed)
     assert tied
