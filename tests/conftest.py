@@ -1,6 +1,8 @@
 """A tiny table of pictures, sounds and words, and a tiny model of it, shared by the tests that need real ones."""
 
 import csv
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,10 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
+
+from triptych.data.samples import Samples
+from triptych.engines.openvino import OpenVINOEngine
+from triptych.train.run import TrainedModel
 
 ROWS = {"train": 96, "valid": 32, "test": 32}
 WORDS = ("zero", "one", "two")
@@ -73,3 +79,44 @@ def tiny_trained(tiny_data: Path, tiny_recipe, tmp_path_factory: pytest.TempPath
 
     recipe = tiny_recipe.model_copy(update={"data": tiny_recipe.data.model_copy(update={"path": str(tiny_data)})})
     return train_recipe(recipe, tmp_path_factory.mktemp("tiny_model") / "model")
+
+
+@dataclass
+class Matched:
+    """Pictures and sounds of three digits that belong together, and a model that retrieves one by the other."""
+
+    folder: Path
+    trained: TrainedModel
+
+    def samples(self, split: str) -> Samples:
+        loaded, splits = self.trained.loaded, self.trained.splits
+        return Samples(splits.table(split), loaded.processor, splits.schema)
+
+    @property
+    def engine(self) -> OpenVINOEngine:
+        first = self.samples("test").batch([0, 1])
+        return OpenVINOEngine(self.trained.loaded.model, (first.inputs, first.presence))
+
+
+@pytest.fixture(scope="session")
+def matched(tiny_data: Path, tiny_recipe, tmp_path_factory: pytest.TempPathFactory) -> Matched:
+    from triptych.train.run import train_recipe
+
+    folder = tmp_path_factory.mktemp("matched")
+    for file in [*tiny_data.glob("*.png"), *tiny_data.glob("*.wav")]:
+        shutil.copy(file, folder)
+    for split, takes in (("train", range(8)), ("valid", range(8, 10)), ("test", range(10, 12))):
+        rows = [f"{digit}_{take}.png,{digit}_{take}.wav,{digit}" for digit in range(3) for take in takes]
+        (folder / f"{split}.csv").write_text("\n".join(["picture,sound,digit", *rows]) + "\n")
+    (folder / "schema.yaml").write_text("digit: identity:target\n")
+    model = tiny_recipe.model
+    inputs = {name: model.inputs[name] for name in ("picture", "sound")}
+    update = {"inputs": inputs, "fusion": {"width": 16}, "task": {"name": "retrieve", "k": 1}}
+    recipe = tiny_recipe.model_copy(
+        update={
+            "data": tiny_recipe.data.model_copy(update={"path": str(folder)}),
+            "model": model.model_copy(update=update),
+            "train": tiny_recipe.train.model_copy(update={"steps": 60, "batch_size": 24, "modality_dropout": 0.0}),
+        }
+    )
+    return Matched(folder, train_recipe(recipe, tmp_path_factory.mktemp("matched_model") / "model"))

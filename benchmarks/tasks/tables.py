@@ -20,6 +20,7 @@ from benchmarks.packs import inside, pack, unpack, write_tables
 from benchmarks.tasks.dense import bccd, camvid
 from benchmarks.tasks.handwriting import moving, order
 from benchmarks.tasks.made import heard, speech, speech_one_voice
+from benchmarks.tasks.pairs import emoji, retrieval
 from benchmarks.tasks.splits import Rows, apart, voices_of
 from benchmarks.tasks.texts import an4, captions, spoken, translation
 
@@ -170,7 +171,7 @@ TASKS: dict[str, Callable[[Path], Path]] = {
     f.__name__: f
     for f in (
         *(easy_vqa, nlvr, matching, emotion, sounds, digits, signs, moving, order),
-        *(captions, translation, an4, spoken),
+        *(captions, translation, an4, spoken, retrieval, emoji),
         *(speech, speech_one_voice, heard),
         *(camvid, bccd),
     )

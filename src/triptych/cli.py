@@ -306,6 +306,27 @@ def predict(
 
 
 @app.command()
+def search(
+    model: Annotated[Path, typer.Argument(help="Folder of a model that retrieves: its target is an identity.")],
+    field: Annotated[list[str], typer.Argument(help="FIELD=VALUE to start from; media are paths.")],
+    data: Data,
+    column: Annotated[
+        str | None, typer.Option(help="Column that is searched; by default the model's other one.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many are found.")] = 10,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the table's vectors; by default one beside the model.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Find what in a table belongs to a picture, a sound or some words. The table is read once, then answers take milliseconds."""
+    console.set_mode(json=json)
+    from triptych.evaluate.search import search as search_table
+
+    console.emit(search_table(model, data, field, column=column, top=top, out=out))
+
+
+@app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Model folder.")],
     to: Annotated[

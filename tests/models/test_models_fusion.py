@@ -145,3 +145,46 @@ def test_removing_pooled_units_equals_not_reading_them(model, batch, place):
     assert not torch.allclose(model(batch.inputs, batch.presence).logits, expected)
     shrink(model, width, torch.arange(0, width.units, 2))
     torch.testing.assert_close(model(batch.inputs, batch.presence).logits, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def guessing(tiny_trained):
+    """The tiny model with fresh weights that guesses absent modalities from the others."""
+    config = copy.deepcopy(tiny_trained.loaded.model.config)
+    config.fusion = {**config.fusion, "reconstruct": 0.5}
+    config.folded, config.shapes = {}, {}
+    torch.manual_seed(0)
+    return FusionModel(config).eval()
+
+
+def test_an_absent_modality_is_guessed_from_the_others_alone(guessing, batch):
+    absent = batch.without("sound")
+    noise = {**absent.inputs, "sound": torch.randn_like(absent.inputs["sound"])}
+    one, two = (guessing(inputs, absent.presence) for inputs in (absent.inputs, noise))
+    assert torch.equal(one.logits, two.logits)
+    whole = guessing(batch.inputs, batch.presence).modalities
+    place = guessing.fields.index("sound")
+    others = torch.cat([whole[:, :place], whole[:, place + 1 :]], dim=1).flatten(1)
+    torch.testing.assert_close(one.modalities[:, place], guessing.reconstruction.maps[place](others))
+    assert one.modalities[:, place].std(0).mean() > 0.01  # another guess for each sample
+
+
+def test_guesses_are_taught_where_they_can_be_checked_and_teach_nothing_else(guessing, batch):
+    presence = batch.presence.clone()
+    presence[:, 1:] = False  # one modality is left: nothing to check
+    assert float(guessing.reconstruction.loss(torch.randn(16, 3, 16), presence).detach()) == 0
+    one, two = (guessing(batch.inputs, batch.presence, labels=batch.labels) for _ in range(2))
+    told = guessing.task.loss(two.logits, batch.labels)
+    errors = (guessing.reconstruction(two.modalities) - two.modalities).square().mean()
+    torch.testing.assert_close(one.loss, told + 0.5 * errors)
+    guessing.reconstruction.loss(one.modalities, batch.presence).backward()
+    taught = {name for name, p in guessing.named_parameters() if p.grad is not None and p.grad.any()}
+    assert taught == {f"reconstruction.maps.{m}.{part}" for m in range(3) for part in ("weight", "bias")}
+
+
+def test_guessing_needs_several_vectors(tiny_trained):
+    config = copy.deepcopy(tiny_trained.loaded.model.config)
+    config.fusion = {"name": "concat", "width": 16, "reconstruct": 1.0}
+    config.inputs = {"word": config.inputs["word"]}
+    with pytest.raises(InputError, match="guesses one vector from others, which concat of 1 inputs does not have"):
+        FusionModel(config)

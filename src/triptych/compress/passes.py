@@ -143,7 +143,10 @@ def distil(state: State, step: plans.Distil, around: Surroundings, folder: Path)
 
 
 def distillation_loss(teacher: FusionModel, step: plans.Distil) -> Callable[[FusionModel, Batch], Tensor]:
-    """The weighted sum of the losses that the pass names: labels, logits, features, similarity."""
+    """The weighted sum of the losses that the pass names: labels, logits, features, similarity.
+
+    The student may read fewer fields than the teacher; it is then shown those alone, and learns what the teacher saw in all of them.
+    """
     teacher = copy.deepcopy(teacher).eval().requires_grad_(False)
     usual = (
         RegressionDistillation()
@@ -157,11 +160,13 @@ def distillation_loss(teacher: FusionModel, step: plans.Distil) -> Callable[[Fus
     def objective(model: FusionModel, batch: Batch) -> Tensor:
         with torch.no_grad():
             told = teacher(batch.inputs, batch.presence, labels=batch.labels)
-        said = model(batch.inputs, batch.presence, labels=batch.labels)
+        shared = [teacher.fields.index(name) for name in model.fields]
+        shown = {name: batch.inputs[name] for name in model.fields}
+        said = model(shown, batch.presence[:, shared], labels=batch.labels)
         parts: dict[str, Callable[[], Tensor]] = {
             "labels": lambda: said.loss,
             "logits": lambda: answers(said.logits, told.logits),
-            "features": lambda: features(said.modalities, told.modalities),
+            "features": lambda: features(said.modalities, told.modalities[:, shared]),
             "similarity": lambda: similarity_loss(said.fused, told.fused),
         }
         return torch.stack([weight * parts[name]() for name, weight in step.losses.items() if weight]).sum()

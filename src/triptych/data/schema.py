@@ -14,7 +14,7 @@ from triptych.data.table import Table
 from triptych.errors import InputError
 from triptych.structure import Modality, Settings
 
-Predicted = Literal["boxes", "mask"]  # kinds that a model answers and never reads
+Predicted = Literal["boxes", "mask", "identity"]  # kinds that a model answers and never reads
 Kind = Modality | Predicted
 Role = Literal["input", "target", "group", "split", "ignore"]
 KINDS: tuple[Kind, ...] = (*get_args(Modality), *get_args(Predicted))
@@ -40,7 +40,7 @@ LOOKED_AT = 1_000  # cells a guess is made from
 
 
 class Field(Settings):
-    """One column: its name, the kind of its cells and its role."""
+    """One column: its name, the kind of its cells and its role. An identity is a target alone: rows with equal cells belong together."""
 
     name: str
     kind: Kind
@@ -64,8 +64,8 @@ class Schema(Settings):
 
     @property
     def groups(self) -> tuple[Field, ...]:
-        """The columns that name what rows share: a photo, a speaker."""
-        return tuple(field for field in self.fields if field.role == "group")
+        """The columns that name what rows share: a photo, a speaker, an identity."""
+        return tuple(field for field in self.fields if field.role == "group" or field.kind == "identity")
 
     @property
     def split(self) -> Field | None:

@@ -1,7 +1,8 @@
-"""The column that a model learns: a label, a number, a text or a sound to be made, or what lies over a picture.
+"""The column that a model learns: a label, a number, a text or a sound to be made, what lies over a picture, or what belongs together.
 
 A label or a number is one value a row; a text is one row of token ids a reference, 0 after its end, and a cell may hold several
-references: a list, or one a line. A sound is its spectrogram (see `vocoder`). Masks and boxes are those of `overlay`.
+references: a list, or one a line. A sound is its spectrogram (see `vocoder`). Masks and boxes are those of `overlay`. An identity is
+numbered within its table, for a model never learns it by name.
 """
 
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ class Target(Settings):
     """
 
     name: str
-    kind: Literal["category", "number", "text", "audio", "mask", "boxes"]
+    kind: Literal["category", "number", "text", "audio", "mask", "boxes", "identity"]
     labels: tuple[str, ...] = ()
     text: dict[str, Any] | None = None
     media: dict[str, Any] | None = None
@@ -65,7 +66,7 @@ class Target(Settings):
         return AudioFeatures.from_state(self.media)
 
     def encode(self, table: Table) -> Labels:
-        """Label indices, numbers, token ids, spectrograms, masks or boxes; all rows are held in memory.
+        """Label indices, numbers, token ids, spectrograms, masks, boxes or the numbers of identities; all rows are held in memory.
 
         Raises:
             InputError: a missing cell, an unknown label, no number, no word, no readable file, or a mask or boxes that do not fit
@@ -90,7 +91,8 @@ class Target(Settings):
             if self.kind == "mask":
                 return self.overlay.masks(table, self.name)
             return self.overlay.boxes(table, self.name, self.labels)
-        ids = {label: place for place, label in enumerate(self.labels)}
+        known = dict.fromkeys(map(str, cells)) if self.kind == "identity" else self.labels
+        ids = {label: place for place, label in enumerate(known)}
         for cell, place in zip(cells, places, strict=True):
             if str(cell) not in ids:
                 raise InputError(
@@ -147,8 +149,8 @@ def fit_target(
             f"There are settings for the target {field.name}, but it is a {field.kind}, which needs none.",
             f"Leave model.target out, or say `{field.name}: text:target`.",
         )
-    if field.kind == "number":
-        return Target(name=field.name, kind="number")
+    if field.kind in ("number", "identity"):
+        return Target(name=field.name, kind=field.kind)
     cells = [cell for cell in table.column(field.name) if cell is not None]
     if not cells:
         raise InputError(
@@ -173,6 +175,6 @@ def fit_target(
     if field.kind != "category":
         raise InputError(
             f"{where}: nothing here learns to make {field.kind} yet.",
-            "Choose a target that is a label, a number, a text, a sound, masks or boxes.",
+            "Choose a target that is a label, a number, a text, a sound, masks, boxes or an identity.",
         )
     return Target(name=field.name, kind="category", labels=tuple(in_order({str(cell) for cell in cells})))

@@ -39,16 +39,7 @@ def predict_fields(model: Path, fields: Sequence[str], out: Path | None = None) 
     """
     loaded = read_model(model)
     known = loaded.model.fields
-    given: dict[str, str] = {}
-    for word in fields:
-        name, equals, value = word.partition("=")
-        if not equals or name not in known:
-            raise InputError(f"{word!r} is not FIELD=VALUE for this model.", f"Its fields are: {', '.join(known)}.")
-        given[name] = value
-    if not given:
-        raise InputError(
-            "There is nothing to predict from.", f"Give at least one of: {', '.join(f'{n}=...' for n in known)}."
-        )
+    given = given_fields(fields, known)
     cells = {name: (value, Path(), f"{name}={value}") for name, value in given.items()}
     answer = _answer(loaded, cells, out)
     answer = answer if loaded.processor.overlay is not None else _kept(answer, out)
@@ -98,6 +89,25 @@ def _answer(loaded: Loaded, cells: Cells, out: Path | None = None) -> dict[str, 
     if count == 1:
         return {**answers[0], **_over_picture(loaded, cells, outputs[0], answers[0], out)}
     return {"answer": " ".join(str(one["answer"]) for one in answers if one["answer"]), "pieces": count}
+
+
+def given_fields(words: Sequence[str], known: Sequence[str]) -> dict[str, str]:
+    """FIELD=VALUE words as values by field.
+
+    Raises:
+        InputError: a word without "=", an unknown field, or none at all.
+    """
+    given: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not equals or name not in known:
+            raise InputError(f"{word!r} is not FIELD=VALUE for this model.", f"Its fields are: {', '.join(known)}.")
+        given[name] = value
+    if not given:
+        raise InputError(
+            "There is nothing to start from.", f"Give at least one of: {', '.join(f'{n}=...' for n in known)}."
+        )
+    return given
 
 
 @torch.no_grad()

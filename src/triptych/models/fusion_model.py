@@ -1,10 +1,11 @@
 """The one kind of model that Triptych builds: encoders -> projectors -> fusion -> task head.
 
     z_m = P_m(encoder_m(x_m))   where modality m is present,
-    z_m = a_m                   a learned token where it is absent,
+    z_m = a_m                   a learned token where it is absent, or a guess from the others (see fusion.reconstruct),
     outputs = head(fusion(z_1, ..., z_M, presence))
 
 For tasks that look at tokens (to write a text, to transcribe), z_m are all tokens of the encoder instead of the vector they are pooled to.
+For tasks that compare modalities (to retrieve), the fusion passes the z_m on side by side.
 
 It is a Hugging Face model: `save_pretrained`, `from_pretrained`, device maps and the Auto classes work. What pruning changed
 (`shapes`, `dropped`) and what folding removed (`folded`) stand in the config, so a small model reloads without any code of its own.
@@ -21,6 +22,7 @@ from transformers.utils import ModelOutput
 
 from triptych.encoders.masked import masked_mean
 from triptych.errors import InputError
+from triptych.fusion.reconstruct import Reconstruction
 from triptych.registry import build, find
 from triptych.structure import Features, Memory, Width, passed_on, prefixed
 from triptych.tasks import Task
@@ -31,7 +33,8 @@ class FusionConfig(PretrainedConfig):
 
     Args:
         inputs: by field name, `{"features": Features, "encoder": {"name": ..., settings}}`.
-        fusion: `{"name": ..., "width": D, settings}`; D is the width every modality is projected to.
+        fusion: `{"name": ..., "width": D, "reconstruct": R, settings}`; D is the width every modality is projected to. With R, the
+            weight of its loss, an absent modality is guessed from the others.
         task: `{"name": ..., settings}`.
         shapes: by parameter name, the shapes that pruning changed.
         dropped: residual blocks that were replaced by the identity.
@@ -130,7 +133,8 @@ class FusionModel(PreTrainedModel):
                 settings["encoder"] = {"name": asked, **encoder.config.model_dump(mode="json")}
             self.projectors[name] = projector(encoder.width, width)
         self.absent = nn.Parameter(torch.zeros(len(config.inputs), width))
-        fusion = {key: value for key, value in config.fusion.items() if key != "width"}
+        self.reconstruction = _reconstruction(config, self.reads, width)
+        fusion = {key: value for key, value in config.fusion.items() if key not in ("width", "reconstruct")}
         self.fusion = build("fusion", fusion, len(config.inputs), width)
         self.task: Task = build("task", config.task, self.fusion.out_width)
         self.loss_function = self.task.loss  # transformers warns of models that name no loss
@@ -165,30 +169,35 @@ class FusionModel(PreTrainedModel):
         `labels` (class indices, numbers for a regression, token ids for a text) add the task's loss to the output. A forced task is
         told them too: one that writes the true predecessors of each token, and its logits are those of the labels' tokens.
         """
+        if presence is None:
+            some = next(iter(inputs.values()))
+            presence = torch.ones(len(some), len(inputs), dtype=torch.bool, device=some.device)
         read, z = self.read(inputs, presence)
         forced = labels is not None and getattr(self.task, "forced", False)
         logits = self.task(*read, labels) if forced else self.task(*read)
         loss = None if labels is None else self.task.loss(logits, labels)
+        if loss is not None and self.reconstruction is not None:
+            loss = loss + self.reconstruction.loss(z, presence)
         fused = masked_mean(*read) if isinstance(read, Memory) else read[0]
         return FusionOutput(loss=loss, logits=logits, fused=fused, modalities=z)
 
     def read(
-        self, inputs: dict[str, Tensor], presence: Bool[Tensor, "batch modalities"] | None = None
+        self, inputs: dict[str, Tensor], presence: Bool[Tensor, "batch modalities"]
     ) -> tuple[Memory | tuple[Tensor], Float[Tensor, "batch modalities width"]]:
-        """What the task is given, the memory or the fused vector; and the vector of each modality (of tokens, their mean)."""
+        """What the task is given, the memory or what was fused; and the vector of each modality (of tokens, their mean)."""
         projected, masks = [], []
         for name, encoder in self.encoders.items():  # each with its projector: the components show in this order
             pooled, tokens, mask = encoder(inputs[name])
             project = self.projectors[name]
             projected.append(project(tokens) if self.reads == "tokens" else project(pooled).unsqueeze(1))
             masks.append(mask)
-        if presence is None:
-            presence = torch.ones(len(pooled), len(projected), dtype=torch.bool, device=pooled.device)
         if self.reads == "tokens":
             tokens = [torch.where(presence[:, m, None, None], x, self.absent[m]) for m, x in enumerate(projected)]
             z = torch.stack([masked_mean(*pair) for pair in zip(tokens, masks, strict=True)], dim=1)
             return self.fusion(tokens, masks), z
         z = torch.where(presence.unsqueeze(-1), torch.cat(projected, dim=1), self.absent.unsqueeze(0))
+        if self.reconstruction is not None:
+            z = torch.where(presence.unsqueeze(-1), z, self.reconstruction(z))
         return (self.fusion(z, presence),), z
 
     @property
@@ -220,15 +229,34 @@ class FusionModel(PreTrainedModel):
 
 
 def _reads(config: FusionConfig) -> str:
-    """Whether the task reads one vector or tokens; the fusion must give them."""
+    """Whether the task reads one vector, tokens, or the vectors of two modalities; the fusion must give them."""
     task, fusion = config.task["name"], config.fusion["name"]
     reads = getattr(find("task", task), "reads", "vector")
     if getattr(find("fusion", fusion), "gives", "vector") != reads:
-        some = "sequence" if reads == "tokens" else "bilinear, concat or another that gives one vector"
+        others = {"tokens": "sequence", "modalities": "separate"}
+        some = others.get(str(reads), "bilinear, concat or another that gives one vector")
         raise InputError(
             f"The task {task!r} reads {reads}, which the fusion {fusion!r} does not give.", f"Choose {some}."
         )
+    if reads == "modalities" and len(config.inputs) != 2:
+        raise InputError(
+            f"The task {task!r} matches two inputs with each other; there are {len(config.inputs)}: {', '.join(config.inputs)}.",
+            "Give columns the role `ignore` until two are left, or join two into one.",
+        )
     return str(reads)
+
+
+def _reconstruction(config: FusionConfig, reads: str, width: int) -> Reconstruction | None:
+    """What guesses absent modalities, where the recipe asks for it."""
+    weight = float(config.fusion.get("reconstruct", 0))
+    if not weight:
+        return None
+    if reads != "vector" or len(config.inputs) < 2:
+        raise InputError(
+            f"`reconstruct` guesses one vector from others, which {config.fusion['name']} of {len(config.inputs)} inputs does not have.",
+            "Leave it out, or fuse several inputs into one vector.",
+        )
+    return Reconstruction(len(config.inputs), width, weight)
 
 
 AutoConfig.register("triptych", FusionConfig)

@@ -18,7 +18,9 @@ TASKS = {
     "audio": "speak",
     "mask": "segment",
     "boxes": "detect",
+    "identity": "retrieve",
 }
+FUSIONS = {"vector": "bilinear", "tokens": "sequence", "modalities": "separate"}  # by what the task reads
 ENCODERS = {
     "image": "cnn",
     "audio": "cnn",
@@ -64,11 +66,9 @@ def make_model(
         inputs[name] = {"features": features.model_dump(mode="json"), "encoder": encoder}
     task: dict[str, Any] = {"name": TASKS[target.kind], **settings.task}
     task = find("task", task["name"]).fit(task, target, targets)
-    usual: dict[str, Any] = {"name": "bilinear"}
+    usual: dict[str, Any] = {"name": FUSIONS[getattr(find("task", task["name"]), "reads", "vector")]}
     if below is not None:
         usual = {"name": "context", "onto": list(shapes).index(below)}
-    elif getattr(find("task", task["name"]), "reads", "vector") == "tokens":
-        usual = {"name": "sequence"}
     chosen = settings.fusion.get("name", usual["name"])
     fusion = {"width": 128, **(usual if chosen == usual["name"] else {}), **settings.fusion}
     torch.manual_seed(seed)

@@ -2,7 +2,8 @@
 
 A task is a module with a ``Config``, ``forward(fused) -> outputs``, ``loss``, ``scores`` (one number a row; their mean is the
 quality that the gate protects), ``soft_scores`` (the same before an answer is decided on), ``metrics`` and ``answers``.
-``reads = "tokens"`` asks for ``forward(memory, mask)`` instead: the tokens of all encoders. ``forced = True`` says that the outputs
+``reads = "tokens"`` asks for ``forward(memory, mask)`` instead: the tokens of all encoders; ``"modalities"`` for their
+vectors, unfused. ``forced = True`` says that the outputs
 may be told something of the labels (each token's true predecessors, a clip's true length), which a finished model has to find itself.
 A task with ``start`` and ``step`` writes token by token. ``numbers = True`` says that outputs are no logits. ``answers`` of tasks that
 make sounds hold a ``sound`` and its ``rate`` beside the ``answer`` in words. ``settle(outputs)`` says what
@@ -17,12 +18,13 @@ import numpy as np
 from triptych.tasks.classify import Classify
 from triptych.tasks.detect import Detect
 from triptych.tasks.regress import Regress
+from triptych.tasks.retrieve import Retrieve
 from triptych.tasks.segment import Segment
 from triptych.tasks.speak import Speak
 from triptych.tasks.transcribe import Transcribe
 from triptych.tasks.write import Write
 
-Task = Classify | Detect | Regress | Segment | Speak | Transcribe | Write
+Task = Classify | Detect | Regress | Retrieve | Segment | Speak | Transcribe | Write
 
 
 def settled(task: Any, outputs: np.ndarray) -> np.ndarray:
@@ -30,4 +32,4 @@ def settled(task: Any, outputs: np.ndarray) -> np.ndarray:
     return task.settle(outputs) if hasattr(task, "settle") else outputs
 
 
-__all__ = ["Classify", "Detect", "Regress", "Segment", "Speak", "Task", "Transcribe", "Write", "settled"]
+__all__ = ["Classify", "Detect", "Regress", "Retrieve", "Segment", "Speak", "Task", "Transcribe", "Write", "settled"]

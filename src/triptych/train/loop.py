@@ -162,16 +162,16 @@ def drop_modalities(
 
 @torch.no_grad()
 def quality(model: FusionModel, samples: Samples, batch_size: int = 256) -> float:
-    """The task's mean score on all rows of `samples`."""
+    """The task's mean score on all rows of `samples`, scored together: a neighbour may stand in another batch."""
     model.eval()
-    scores = []
+    assert samples.labels is not None  # training tables have a target
+    said = []
     for start in range(0, len(samples), batch_size):
         batch = samples.batch(range(start, min(start + batch_size, len(samples))))
-        assert batch.labels is not None  # training tables have a target
         outputs = model(batch.inputs, batch.presence).logits.cpu()
         outputs = (outputs.float() if outputs.is_floating_point() else outputs).numpy()
-        scores.append(model.task.scores(settled(model.task, outputs), batch.labels.numpy()))
-    return float(np.concatenate(scores).mean())
+        said.append(settled(model.task, outputs))
+    return float(model.task.scores(np.concatenate(said), samples.labels).mean())
 
 
 def _step(
