@@ -9,7 +9,7 @@ import torch
 from triptych import artifact
 from triptych.compress import plan as plans
 from triptych.compress.gate import Contract
-from triptych.compress.planner import Budget
+from triptych.compress.planner import Budget, _drift
 from triptych.compress.quantize.layers import weights
 from triptych.compress.run import compress
 from triptych.compress.verb import Request, carry_out
@@ -17,6 +17,8 @@ from triptych.data.samples import Samples
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.engines.torch import TorchEngine
 from triptych.errors import ArtifactError, BudgetError, ContractBroken
+from triptych.evaluate.search import search
+from triptych.export.verb import export_model
 from triptych.models.store import read_model
 
 LENIENT = Contract(keep=0.0, keep_modality=-100.0)
@@ -185,3 +187,36 @@ def test_the_same_seed_calibrates_on_the_same_rows(tiny_trained):
     )
     assert torch.equal(one[0].index, two[0].index)
     assert not torch.equal(one[0].index, other[0].index)
+
+
+def test_a_matcher_is_squeezed_exported_and_asked_like_any_other_model(matched, tmp_path):
+    original = matched.trained
+    size = artifact.read_manifest(original.loaded.folder).size_bytes
+    plan = plans.Plan(
+        passes=(
+            plans.Prune(keep={original.loaded.model.widths()[0].name: 4}, rows=24),
+            SHORT,
+            plans.Quantise(layers=dict.fromkeys(weights(original.loaded.model), "w8a8"), rows=24),
+        )
+    )
+    contract = Contract(keep=0.5, keep_modality=0.0)
+    outcome = compress(
+        original.loaded, original.splits, tmp_path / "small", budget=Budget(), contract=contract, plan=plan
+    )
+    assert artifact.read_manifest(tmp_path / "small").size_bytes < size
+    assert not outcome.verdict.broken
+    assert set(outcome.verdict.modalities) == {"picture", "sound"}
+    export_model(tmp_path / "small", "openvino", tmp_path / "exported", matched.folder)
+    found = search(tmp_path / "small", matched.folder, [f"picture={matched.folder / '1_10.png'}"], top=1)
+    assert found["found"][0]["sound"].startswith("1_")
+
+
+def test_the_harm_of_rounding_is_told_in_what_the_outputs_mean():
+    torch.manual_seed(0)
+    said, told = ([torch.nn.functional.normalize(torch.randn(6, 2, 4), dim=-1)] for _ in range(2))
+    turned = [said[0] @ torch.linalg.qr(torch.randn(4, 4)).Q]  # both towers turned alike match as before
+    assert _drift("affinity", turned, said) == pytest.approx(0, abs=1e-6)
+    assert _drift("affinity", told, said) > 0.01
+    shifted = [said[0] + torch.randn(6, 2, 1)]  # logits that are all shifted say the same
+    assert _drift("logits", shifted, said) == pytest.approx(0, abs=1e-6)
+    assert _drift("regression", [said[0] + 2], said) == pytest.approx(2 / float(said[0].var()))  # half of two squared

@@ -85,6 +85,7 @@ def tower(model: FusionModel, field: str) -> FusionModel:
     place = model.fields.index(field)
     alone = copy.deepcopy(model)
     alone.encoders = nn.ModuleDict({field: alone.encoders[field]})
+    alone.projectors = nn.ModuleDict({field: alone.projectors[field]})
     alone.absent = nn.Parameter(alone.absent[place : place + 1].detach())
     return alone
 
