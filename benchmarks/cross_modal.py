@@ -78,9 +78,9 @@ def one_alone(recipe: Recipe, field: str) -> tuple[Recipe, Splits, Processor]:
 
 def shared() -> list[dict[str, Any]]:
     """Test accuracy from few labels, from fresh weights and from those that learned pairs."""
-    recipe = tasks.recipe("digits")
-    pairs = tasks.recipe("digits", digit="ignore", clip_id="identity:target")
-    pairs = pairs.model_copy(update={"data": pairs.data.model_copy(update={"target": "clip_id"})})
+    recipe = tasks.recipe("digits", {})
+    columns = {"digit": "ignore", "clip_id": "identity:target"}
+    pairs = recipe.model_copy(update={"data": recipe.data.model_copy(update={"target": "clip_id", "columns": columns})})
     pairs = with_model(pairs, fusion={"name": "separate", "width": 64}, task={"name": "retrieve"})
     learned = train_recipe(pairs, FOLDER / "pairs").loaded.model.state_dict()
     rows = []
@@ -105,7 +105,7 @@ def shared() -> list[dict[str, Any]]:
 
 def missing() -> list[dict[str, Any]]:
     """Test accuracy with all, without the picture and without the voice, by the learned token and by a guess."""
-    recipe = tasks.recipe("digits")
+    recipe = tasks.recipe("digits", {})
     rows = []
     for dropout in (0.0, 0.1):
         found = {}
@@ -122,7 +122,7 @@ def missing() -> list[dict[str, Any]]:
 
 def distilled() -> list[dict[str, Any]]:
     """Test accuracy of a small model that hears: taught by the labels of some rows, or by a teacher with the same labels."""
-    recipe = tasks.recipe("digits")
+    recipe = tasks.recipe("digits", {})
     listener, splits, processor = one_alone(recipe, "voice")
     hears = {"voice": listener.model.inputs["voice"].model_copy(update={"encoder": STUDENT})}
     settings = listener.model.model_copy(update={"inputs": hears})
