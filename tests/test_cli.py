@@ -9,7 +9,19 @@ from PIL import Image
 from triptych import cli
 from triptych.errors import ContractBroken, Stopped
 
-VERBS = ["demo", "check", "train", "inspect", "compress", "evaluate", "explain", "predict", "export", "verify"]
+VERBS = [
+    "demo",
+    "check",
+    "train",
+    "inspect",
+    "compress",
+    "evaluate",
+    "explain",
+    "predict",
+    "search",
+    "export",
+    "verify",
+]
 
 
 @pytest.fixture

@@ -77,4 +77,4 @@ def test_three_inputs_and_other_fusions_are_refused(matched):
 
 def test_an_identity_is_a_target_alone(matched):
     with pytest.raises(InputError, match="'sound' holds identity, which a model answers and never reads"):
-        read_splits(matched.folder, overrides={"sound": "identity"})
+        read_splits(matched.folder, overrides={"sound": "identity:input"})
