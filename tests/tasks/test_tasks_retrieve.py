@@ -42,6 +42,16 @@ def test_rows_of_one_thing_are_no_counterexamples():
     assert float(task.loss(vectors, torch.tensor([0, 1])).detach()) == pytest.approx(np.log(2))
 
 
+def test_models_that_match_alike_do_not_diverge():
+    torch.manual_seed(0)
+    said, told = (torch.nn.functional.normalize(torch.randn(6, 2, 4), dim=-1) for _ in range(2))
+    task = Retrieve(Retrieve.Config(), 4)
+    turned = said @ torch.linalg.qr(torch.randn(4, 4)).Q  # both towers turned alike
+    assert float(task.divergence(turned, said)) == pytest.approx(0, abs=1e-6)
+    assert float(task.divergence(told, said)) > 0.01
+    assert float(task.divergence(told.flatten(0, 1), said.flatten(0, 1))) == float(task.divergence(told, said))
+
+
 def test_it_is_trained_scored_and_asked(matched):
     trained = matched.trained
     model, rows = trained.loaded.model, matched.samples("test")
