@@ -81,7 +81,7 @@ def test_overrides_win_and_a_target_on_the_command_line_wins_over_them(tmp_path)
             None,
             (
                 "Column 'x': there is no kind 'gif'. Choose one of: "
-                "image, audio, video, series, text, category, number, boxes, mask."
+                "image, audio, video, series, text, category, number, boxes, mask, identity."
             ),
         ),
         ({"x": "text:inputs"}, None, "Column 'x': there is no role 'inputs'. Did you mean 'input'?"),
