@@ -22,6 +22,7 @@ from triptych.registry import register
 from triptych.structure import Member, Settings, Width, prefixed
 
 State = tuple[Tensor, ...]
+Looked = tuple[Tensor, Tensor, Tensor]  # keys, values and where they may be looked at
 
 
 class DecoderLayer(nn.Module):
@@ -35,9 +36,9 @@ class DecoderLayer(nn.Module):
         self.down = nn.Linear(config.feedforward, width)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, own: tuple[Tensor, Tensor, Tensor], memory: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-        """The tokens after the layer; `own` and `memory` are keys, values and where they may be looked at."""
-        x = x + self.dropout(self.attention.look(self.attention_norm(x), *own))
+    def forward(self, x: Tensor, asking: Tensor, own: Looked, memory: Looked) -> Tensor:
+        """The tokens after the layer; `asking` are they behind the first norm, whose keys and values are among `own`."""
+        x = x + self.dropout(self.attention.look(asking, *own))
         x = x + self.dropout(self.cross.look(self.cross_norm(x), *memory))
         return x + self.dropout(self.down(functional.gelu(self.up(self.feedforward_norm(x)))))
 
@@ -101,9 +102,10 @@ class TransformerDecoder(nn.Module):
         kept = [mask]
         for number, layer in enumerate(self._ordered()):
             keys, values, own_keys, own_values = caches[4 * number : 4 * number + 4]
-            key, value = layer.attention.offer(layer.attention_norm(x))
+            asking = layer.attention_norm(x)
+            key, value = layer.attention.offer(asking)
             own_keys, own_values = torch.where(here, key, own_keys), torch.where(here, value, own_values)
-            x = layer(x, (own_keys, own_values, before), (keys, values, mask[:, None, None, :]))
+            x = layer(x, asking, (own_keys, own_values, before), (keys, values, mask[:, None, None, :]))
             kept += [keys, values, own_keys, own_values]
         return self.output(self.norm(x)).squeeze(1), tuple(kept)
 
@@ -118,8 +120,9 @@ class TransformerDecoder(nn.Module):
         before = places <= places.unsqueeze(1)
         x = self.dropout(self.embed(ids) + self.positions(places))
         for layer in self._ordered():
-            own = layer.attention.offer(layer.attention_norm(x))
-            x = layer(x, (*own, before), (*layer.cross.offer(memory), mask[:, None, None, :]))
+            asking = layer.attention_norm(x)
+            own = layer.attention.offer(asking)
+            x = layer(x, asking, (*own, before), (*layer.cross.offer(memory), mask[:, None, None, :]))
         return self.output(self.norm(x))
 
     def widths(self) -> list[Width]:

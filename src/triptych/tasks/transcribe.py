@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,11 +19,11 @@ from torch.nn import functional as F
 from triptych.data.target import Target
 from triptych.registry import register
 from triptych.structure import Settings, Width
-from triptych.tasks.wording import METRICS, Score, Wording
+from triptych.tasks.wording import METRICS, Score, Worded, Wording
 
 
 @register("task", "transcribe")
-class Transcribe(nn.Module):
+class Transcribe(Worded):
     """Logits over tokens and the blank at each place; there must be at least as many places as tokens and repeats."""
 
     class Config(Settings):
@@ -65,37 +65,9 @@ class Transcribe(nn.Module):
         """None: what the head reads is the projectors'."""
         return []
 
-    def scores(
-        self,
-        logits: Float[np.ndarray, "rows places vocabulary"],
-        labels: Int[np.ndarray, "rows references tokens"],
-    ) -> Float64[np.ndarray, " rows"]:
-        """The chosen score of each row."""
-        return self.wording.scores(read_off(logits), labels)
-
-    def soft_scores(
-        self,
-        logits: Float[np.ndarray, "rows places vocabulary"],
-        labels: Int[np.ndarray, "rows references tokens"],
-    ) -> Float64[np.ndarray, " rows"]:
-        """The scores themselves: how many errors a text has is soft already."""
-        return self.scores(logits, labels)
-
-    def metrics(
-        self,
-        logits: Float[np.ndarray, "rows places vocabulary"],
-        labels: Int[np.ndarray, "rows references tokens"],
-    ) -> dict[str, float]:
-        """All metrics of `wording`."""
-        return self.wording.metrics(read_off(logits), labels)
-
-    def answers(self, logits: Float[np.ndarray, "rows places vocabulary"]) -> list[dict[str, Any]]:
-        """The text of each row."""
-        return [{"answer": text} for text in self.wording.texts(read_off(logits))]
-
-    def truth(self, label: Any) -> str:
-        """The references of a row of labels, one a line."""
-        return "\n".join(self.wording.told(label[None])[0])
+    def settle(self, logits: Float[np.ndarray, "rows places vocabulary"]) -> Int[np.ndarray, "rows places"]:
+        """The ids that are spelled: all that is kept of a batch."""
+        return read_off(logits)
 
     @staticmethod
     def fit(config: dict[str, Any], target: Target, targets: np.ndarray) -> dict[str, Any]:  # noqa: ARG004 - one signature for every task

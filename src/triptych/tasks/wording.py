@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float64, Int
+from torch import nn
 
 from triptych.data.tokenizer import Lookup, Subword, load_tokenizer
 from triptych.tasks.cider import cider_d
@@ -76,6 +77,38 @@ class Wording:
         found["rouge_l"] = float(rouge["rougeL_fmeasure"])
         cider = cider_d([text.split() for text in texts], [[one.split() for one in row] for row in told])
         return found | {"cider": float(cider.mean())}
+
+
+class Worded(nn.Module):
+    """A task whose outputs, once settled, are the ids of a text a row."""
+
+    wording: Wording
+
+    def scores(
+        self, ids: Int[np.ndarray, "rows length"], labels: Int[np.ndarray, "rows references tokens"]
+    ) -> Float64[np.ndarray, " rows"]:
+        """The chosen score of each row."""
+        return self.wording.scores(ids, labels)
+
+    def soft_scores(
+        self, ids: Int[np.ndarray, "rows length"], labels: Int[np.ndarray, "rows references tokens"]
+    ) -> Float64[np.ndarray, " rows"]:
+        """The scores themselves: how many words or errors a text has is soft already."""
+        return self.scores(ids, labels)
+
+    def metrics(
+        self, ids: Int[np.ndarray, "rows length"], labels: Int[np.ndarray, "rows references tokens"]
+    ) -> dict[str, float]:
+        """All metrics of `Wording`."""
+        return self.wording.metrics(ids, labels)
+
+    def answers(self, ids: Int[np.ndarray, "rows length"]) -> list[dict[str, Any]]:
+        """The text of each row."""
+        return [{"answer": text} for text in self.wording.texts(ids)]
+
+    def truth(self, label: Any) -> str:
+        """The references of a row of labels, one a line."""
+        return "\n".join(self.wording.told(label[None])[0])
 
 
 def _before_end(ids: Int[np.ndarray, " tokens"]) -> list[int]:

@@ -7,22 +7,22 @@ references of a row. Quality: one of those in `wording`; texts are written greed
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, PositiveInt
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from triptych.data.target import Target
 from triptych.decoders import search
 from triptych.registry import build, register
 from triptych.structure import Settings, Width, prefixed
-from triptych.tasks.wording import METRICS, Score, Wording
+from triptych.tasks.wording import METRICS, Score, Worded, Wording
 
 State = tuple[Tensor, ...]
 
 
 @register("task", "write")
-class Write(nn.Module):
+class Write(Worded):
     """A text from the tokens of the encoders, by a decoder of the registry."""
 
     class Config(Settings):
@@ -92,32 +92,6 @@ class Write(nn.Module):
     def droppable(self) -> list[str]:
         """The decoder's blocks that may be left out."""
         return [f"decoder.{name}" for name in self.decoder.droppable()]
-
-    def scores(
-        self, ids: Int[np.ndarray, "rows length"], labels: Int[np.ndarray, "rows references tokens"]
-    ) -> Float64[np.ndarray, " rows"]:
-        """The chosen score of each row."""
-        return self.wording.scores(ids, labels)
-
-    def soft_scores(
-        self, ids: Int[np.ndarray, "rows length"], labels: Int[np.ndarray, "rows references tokens"]
-    ) -> Float64[np.ndarray, " rows"]:
-        """The scores themselves: a text is decided on token by token while it is written."""
-        return self.scores(ids, labels)
-
-    def metrics(
-        self, ids: Int[np.ndarray, "rows length"], labels: Int[np.ndarray, "rows references tokens"]
-    ) -> dict[str, float]:
-        """All metrics of `wording`."""
-        return self.wording.metrics(ids, labels)
-
-    def answers(self, ids: Int[np.ndarray, "rows length"]) -> list[dict[str, Any]]:
-        """The text of each row."""
-        return [{"answer": text} for text in self.wording.texts(ids)]
-
-    def truth(self, label: Any) -> str:
-        """The references of a row of labels, one a line."""
-        return "\n".join(self.wording.told(label[None])[0])
 
     @staticmethod
     def fit(config: dict[str, Any], target: Target, targets: np.ndarray) -> dict[str, Any]:  # noqa: ARG004 - one signature for every task

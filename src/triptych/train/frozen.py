@@ -60,11 +60,11 @@ def kept(model: FusionModel, rows: Samples, valid: Samples) -> Iterator[tuple[Sa
     looked = (rows, valid)
     if frozen:
         looked = (Samples(rows.table, rows.processor, rows.schema), Samples(valid.table, valid.processor, valid.schema))
-    for name, encoder in frozen.items():
-        model.encoders[name], places = _run(name, encoder, [rows, valid])
-        for samples in looked:
-            samples.features[name] = places
     try:
+        for name, encoder in frozen.items():
+            model.encoders[name], places = _run(name, encoder, [rows, valid])
+            for samples in looked:
+                samples.features[name] = places
         yield looked
     finally:
         for name, encoder in frozen.items():
