@@ -81,8 +81,9 @@ class Speak(nn.Module):
         x = self.place(torch.cat([turned.sin(), turned.cos()], dim=-1))
         sounding = places < 1
         for layer in self._ordered():
-            own = *layer.attention.offer(layer.attention_norm(x)), sounding[:, None, None, :]
-            x = layer(x, own, (*layer.cross.offer(memory), mask[:, None, None, :]))
+            asking = layer.attention_norm(x)
+            own = *layer.attention.offer(asking), sounding[:, None, None, :]
+            x = layer(x, asking, own, (*layer.cross.offer(memory), mask[:, None, None, :]))
         silence = (-TOP_DECIBELS - self.mean.to(told)) / self.config.deviation
         bands = torch.where(sounding.unsqueeze(-1), self.output(self.norm(x)), silence)
         return torch.cat([bands, (length - self.middles.to(told)).unsqueeze(-1)], dim=-1)
