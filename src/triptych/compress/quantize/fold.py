@@ -47,13 +47,13 @@ class _Readers(TorchFunctionMode):
         return result
 
 
-def fold(model: nn.Module, batch: Batch, tolerance: float = 1e-5) -> dict[str, str]:
+def fold(model: nn.Module, batch: Batch, tolerance: float = 1e-4) -> dict[str, str]:
     """Folds every batch norm that directly follows a convolution or linear layer, in place; it becomes nn.Identity.
 
     Args:
         model: put into evaluation mode.
         batch: one batch to run the model on (see `moments.Batch`).
-        tolerance: how far any output may move, relative to the largest.
+        tolerance: how far any output may move, relative to the largest; float32 alone moves deep networks by some 1e-5.
 
     Returns:
         The norms that were folded, and the layer each went into: {norm: layer}.
