@@ -9,9 +9,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import yamnet
+
 PACKS = Path(os.environ.get("TRIPTYCH_DATA", "../shared/data"))
 MODELS = Path(os.environ.get("TRIPTYCH_MODELS", "../shared/models"))
-BACKBONES = {"google/mobilenet_v2_1.0_224": "mobilenetv2-imagenet"}  # by their name on the hub
+BACKBONES = {  # by their name on the hub; one that is not there is written from its copy where its recipe looks for it
+    "google/mobilenet_v2_1.0_224": "mobilenetv2-imagenet",
+    "runs/backbones/yamnet": "yamnet-audioset",
+}
 Row = Mapping[str, Any]
 
 
@@ -28,7 +33,9 @@ def backbone(name: str) -> Path:
     folder = MODELS / BACKBONES[name]
     if not folder.exists():
         raise SystemExit(f"{folder} is not there. Set TRIPTYCH_MODELS to the folder that holds a copy of {name}.")
-    return folder
+    if (folder / "config.json").exists():
+        return folder
+    return Path(name) if (Path(name) / "config.json").exists() else yamnet.write(folder, Path(name))
 
 
 def unpack(name: str, folder: Path) -> Path:

@@ -6,7 +6,7 @@ import pytest
 import soundfile
 import torch
 
-from triptych.data.audio import AudioFeatures, mel_power
+from triptych.data.audio import AudioFeatures, Filters, mel_spectrogram
 from triptych.errors import InputError
 from triptych.structure import Features
 
@@ -24,10 +24,10 @@ def clip(folder: Path, name: str, samples: np.ndarray, rate: int = 8000) -> str:
     ("rate", "n_fft", "hop", "mels", "samples"),
     [(8000, 256, 128, 64, 8000), (16000, 512, 160, 80, 9001), (22050, 1024, 333, 40, 5000), (8000, 512, 64, 20, 700)],
 )
-def test_mel_power_equals_librosa(rate, n_fft, hop, mels, samples):
+def test_mel_spectrogram_equals_librosa(rate, n_fft, hop, mels, samples):
     rng = np.random.default_rng(samples)
     waves = rng.normal(0, 0.3, (3, samples)).astype(np.float32)
-    ours = mel_power(torch.from_numpy(waves), rate, n_fft, hop, mels)
+    ours = mel_spectrogram(torch.from_numpy(waves), Filters(rate, n_fft, mels), n_fft, hop)
     for wave, mel in zip(waves, ours, strict=True):
         theirs = librosa.feature.melspectrogram(y=wave, sr=rate, n_fft=n_fft, hop_length=hop, n_mels=mels)
         np.testing.assert_allclose(mel, theirs, rtol=1e-4, atol=1e-5 * theirs.max())
@@ -115,3 +115,51 @@ def test_settings_that_cannot_work_are_refused():
     crowded = features(sampling_rate=8000, mels=300)
     with pytest.raises(InputError, match=r"300 mels are too many for windows of 256 samples at 8,000 Hz: some filters"):
         crowded.features(torch.zeros(1, crowded.samples))
+
+
+def test_a_backbones_own_front_end_by_settings():
+    """Windows shorter than the transform, from the first sample on; magnitudes; HTK's triangles in mel; log(mel + 0.001)."""
+    settings = {"mels": 40, "n_fft": 256, "window": 200, "hop_length": 80, "centred": False, "power": 1}
+    ours = features(
+        sampling_rate=8000,
+        seconds=0.5,
+        mel_scale="htk",
+        f_min=100,
+        f_max=3500,
+        log_offset=0.001,
+        normalise="none",
+        **settings,
+    )
+    wave = np.random.default_rng(0).normal(0, 0.3, 4000).astype(np.float32)
+    mel = np.linspace(*(2595 * np.log10(1 + np.array([100, 3500]) / 700)), 42)
+    bins = 2595 * np.log10(1 + np.arange(129) * 8000 / 256 / 700)
+    rise, fall = ((bins[:, None] - mel[:-2]) / np.diff(mel)[:-1], (mel[2:] - bins[:, None]) / np.diff(mel)[1:])
+    hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(200) / 200)
+    frames = np.stack([wave[start : start + 200] * hann for start in range(0, 4000 - 199, 80)])
+    expected = np.log(np.abs(np.fft.rfft(frames, 256)) @ np.maximum(0, np.minimum(rise, fall)) + 0.001).T
+    assert ours.shape.shape == (1, *expected.shape)
+    np.testing.assert_allclose(ours.features(torch.from_numpy(wave[None]))[0, 0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_filters_of_another_range_and_magnitudes_equal_librosa():
+    wave = np.random.default_rng(0).normal(0, 0.3, 4000).astype(np.float32)
+    ours = features(sampling_rate=8000, seconds=0.5, window=200, power=1, f_min=200, f_max=3000, mels=20)
+    theirs = librosa.feature.melspectrogram(
+        y=wave, sr=8000, n_fft=256, win_length=200, hop_length=128, power=1, fmin=200, fmax=3000, n_mels=20
+    )
+    np.testing.assert_allclose(
+        ours.spectrogram(torch.from_numpy(wave[None]))[0, 0], librosa.amplitude_to_db(theirs), rtol=1e-4, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window": 300, "n_fft": 256}, "A window of 300 samples does not fit into n_fft, 256"),
+        ({"sampling_rate": 8000, "f_max": 5000}, "There are no mels from 0 to 5000 Hz of sounds at 8,000 Hz"),
+        ({"f_min": 4000, "f_max": 300}, "There are no mels from 4000 to 300 Hz"),
+    ],
+)
+def test_windows_and_ranges_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        features(**settings)

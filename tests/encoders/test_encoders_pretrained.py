@@ -142,6 +142,26 @@ def test_a_spectrogram_is_shown_to_all_colour_channels(vit):
     assert torch.equal(encoder(x).pooled, encoder_of(vit)(x.expand(-1, 3, -1, -1)).pooled)
 
 
+def test_a_sound_is_read_patch_by_patch(vit):
+    whole, patch = Features(kind="audio", shape=(1, 16, 40)), Features(kind="audio", shape=(1, 16, 16))
+    encoder, x = encoder_of(vit, whole, patch=16, patch_hop=8), torch.randn(2, 1, 16, 40)
+    encoded, alone = encoder(x), encoder_of(vit, patch)
+    assert encoded.tokens.shape == (2, 4, 16)
+    for place in range(4):
+        begin = 8 * place
+        expected = alone(x[..., begin : begin + 16]).pooled
+        assert torch.allclose(encoded.tokens[:, place], expected, atol=1e-6)
+    assert torch.allclose(encoded.pooled, encoded.tokens.mean(1))
+    side_by_side = encoder_of(vit, whole, patch=16)(x).tokens
+    assert torch.allclose(side_by_side, encoded.tokens[:, [0, 2]], atol=1e-6)
+
+
+@pytest.mark.parametrize("features", [IMAGE, Features(kind="audio", shape=(1, 16, 12))])
+def test_patches_that_cannot_be_cut_are_refused(vit, features):
+    with pytest.raises(InputError, match=r"Patches of 16 frames cannot be cut from (image|audio) features"):
+        encoder_of(vit, features, patch=16)
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # the backbone's own checks of sizes
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # the tracer reads every attribute

@@ -144,6 +144,14 @@ def test_the_same_words_in_two_splits_are_no_leak(tones):
     assert guess(read_table(tones / "train.csv"), target="voice", overrides={}).target.kind == "audio"
 
 
+def test_spectrograms_that_no_sound_is_made_of_are_refused(tones, tmp_path):
+    asked = recipe(tones)
+    target = {**asked.model.target, "mel_scale": "htk"}
+    asked = asked.model_copy(update={"model": asked.model.model_copy(update={"target": target})})
+    with pytest.raises(InputError, match=r"no sound can be made of such spectrograms again\. Leave out .*mel_scale"):
+        train_recipe(asked, tmp_path / "model")
+
+
 def test_clips_that_nothing_can_learn_from_are_refused(tones, tmp_path):
     rows = (tones / "train.csv").read_text().replace("train_", f"{tones}/train_").splitlines()
     soundfile.write(tmp_path / "silent.wav", np.zeros(800), RATE)

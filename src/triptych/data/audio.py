@@ -1,7 +1,8 @@
 """Sound cells: decoded to waveforms of one length, then augmented and made log-mel spectrograms or MFCC in batches.
 
-Mel scale and filters are Slaney's, as in librosa, and the results equal `librosa.feature.melspectrogram` and
-`librosa.feature.mfcc`.
+By default mel scale and filters are Slaney's, as in librosa, and the results equal `librosa.feature.melspectrogram` and
+`librosa.feature.mfcc`. What a backbone learned from may differ: `window`, `centred`, `power`, `mel_scale`, `f_min`, `f_max` and
+`log_offset` say how.
 """
 
 import math
@@ -9,7 +10,7 @@ import warnings
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -51,7 +52,24 @@ class AudioFeatures:
         n_fft: int | None = Field(
             None, ge=16, description="samples a window; default: a power of two of at least 32 ms"
         )
-        hop_length: int | None = Field(None, ge=1, description="samples between windows; default: half a window")
+        window: int | None = Field(
+            None, ge=16, description="samples that are heard of n_fft; default: all, else zeros follow"
+        )
+        hop_length: int | None = Field(None, ge=1, description="samples between windows; default: half of n_fft")
+        centred: bool = Field(
+            True, description="windows lie around every hop, with silence before and after; else they begin there"
+        )
+        power: Literal[1, 2] = Field(2, description="of the spectrum's magnitude, which the filters sum")
+        mel_scale: Literal["slaney", "htk"] = Field(
+            "slaney", description="Slaney's filters of equal area, or HTK's of equal height"
+        )
+        f_min: float = Field(0.0, ge=0, description="Hz, where the lowest filter begins")
+        f_max: float | None = Field(
+            None, gt=0, description="Hz, where the highest one ends; default: half the sampling rate"
+        )
+        log_offset: float | None = Field(
+            None, gt=0, description="log(mel + this); default: decibels, cut off 80 dB below a clip's loudest point"
+        )
         normalise: Literal["clip", "dataset", "none"] = Field(
             "clip",
             description="by each clip's own mean and deviation (deaf to loudness), those of the training clips, or not",
@@ -72,6 +90,17 @@ class AudioFeatures:
         if config.representation == "mfcc" and config.coefficients > config.mels:
             raise InputError(
                 f"{config.coefficients} MFCC cannot be made of {config.mels} mels.", "Raise mels or lower coefficients."
+            )
+        if config.window is not None and config.window > self.n_fft:
+            raise InputError(
+                f"A window of {config.window} samples does not fit into n_fft, {self.n_fft}.",
+                "Raise n_fft or lower window.",
+            )
+        top = config.f_max or self.sampling_rate / 2
+        if not config.f_min < top <= self.sampling_rate / 2:
+            raise InputError(
+                f"There are no mels from {config.f_min:g} to {top:g} Hz of sounds at {self.sampling_rate:,} Hz.",
+                "Lower f_min or f_max, or raise sampling_rate.",
             )
 
     @property
@@ -95,10 +124,16 @@ class AudioFeatures:
         return self.config.hop_length or self.n_fft // 2
 
     @property
+    def window(self) -> int:
+        """Samples that are heard at a time."""
+        return self.config.window or self.n_fft
+
+    @property
     def shape(self) -> Features:
         """What an encoder reads."""
         bands = self.config.coefficients if self.config.representation == "mfcc" else self.config.mels
-        return Features(kind="audio", shape=(1, bands, 1 + self.samples // self.hop_length))
+        room = self.samples if self.config.centred else max(self.samples - self.window, 0)
+        return Features(kind="audio", shape=(1, bands, 1 + room // self.hop_length))
 
     def fit(self, cells: Iterable[Any], root: Path = Path(), where: str = "the training table") -> "AudioFeatures":
         """Choose sampling rate and length by the clips' headers; measure the bands if `normalise` is "dataset"."""
@@ -180,14 +215,18 @@ class AudioFeatures:
         return out
 
     def spectrogram(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch 1 bands frames"]:
-        """Log-mel in decibels, cut off 80 dB below each clip's peak, or the MFCC made of it; not normalised."""
-        mel = mel_power(waves, self.sampling_rate, self.n_fft, self.hop_length, self.config.mels)
-        decibels = mel.clamp_(min=1e-10).log10_().mul_(10)
-        loudest = decibels.amax(dim=(1, 2), keepdim=True)
-        decibels = torch.maximum(decibels, loudest - TOP_DECIBELS)
-        if self.config.representation == "mfcc":
-            decibels = cosine_transform(self.config.coefficients, self.config.mels) @ decibels
-        return decibels[:, None]
+        """Log-mel, in decibels cut off 80 dB below each clip's peak unless `log_offset` is set, or the MFCC made of it; not normalised."""
+        c = self.config
+        filters = Filters(self.sampling_rate, self.n_fft, c.mels, c.mel_scale, c.f_min, c.f_max)
+        mel = mel_spectrogram(waves, filters, self.window, self.hop_length, centred=c.centred, power=c.power)
+        if c.log_offset is not None:
+            logs = mel.add_(c.log_offset).log_()
+        else:
+            logs = mel.clamp_(min=1e-10).log10_().mul_(20 / c.power)
+            logs = torch.maximum(logs, logs.amax(dim=(1, 2), keepdim=True) - TOP_DECIBELS)
+        if c.representation == "mfcc":
+            logs = cosine_transform(c.coefficients, c.mels) @ logs
+        return logs[:, None]
 
     def absent(self) -> Float[Tensor, " samples"]:
         """Stands in for a missing cell, beside a presence of False."""
@@ -214,34 +253,67 @@ class AudioFeatures:
         return x
 
 
-def mel_power(
-    waves: Float[Tensor, "batch samples"], sampling_rate: int, n_fft: int, hop_length: int, mels: int
+class Filters(NamedTuple):
+    """A bank of `mels` triangular filters; see `AudioFeatures.Config` for what the rest means."""
+
+    sampling_rate: int
+    n_fft: int
+    mels: int
+    scale: Literal["slaney", "htk"] = "slaney"
+    f_min: float = 0.0
+    f_max: float | None = None
+
+
+def mel_spectrogram(
+    waves: Float[Tensor, "batch samples"],
+    filters: Filters,
+    window: int,
+    hop_length: int,
+    *,
+    centred: bool = True,
+    power: Literal[1, 2] = 2,
 ) -> Float[Tensor, "batch mels frames"]:
-    """Mel power spectrogram: Hann windows centred on every hop, |DFT|², Slaney's triangular filters.
+    """Hann windows of `window` samples at every hop, |DFT|^power, mel filters.
 
     The frames are transformed by `rfft` rather than `torch.stft`, which would transpose them; and the squares of real
     and imaginary parts are summed by the filterbank's own product. Together that is twice as fast on a CPU.
     """
-    frames = functional.pad(waves, (n_fft // 2, n_fft // 2)).unfold(1, n_fft, hop_length)
-    spectrum = torch.view_as_real(torch.fft.rfft(frames * torch.hann_window(n_fft)))
-    return (spectrum.square_().flatten(-2) @ _filterbank(sampling_rate, n_fft, mels)).transpose(1, 2).contiguous()
+    around = (window // 2, window // 2) if centred else (0, max(window - waves.shape[1], 0))
+    frames = functional.pad(waves, around).unfold(1, window, hop_length)
+    spectrum = torch.fft.rfft(frames * torch.hann_window(window), filters.n_fft)
+    parts = spectrum.abs() if power == 1 else torch.view_as_real(spectrum).square_().flatten(-2)
+    return (parts @ _filterbank(filters, power)).transpose(1, 2).contiguous()
 
 
 @lru_cache(maxsize=8)
-def _filterbank(sampling_rate: int, n_fft: int, mels: int) -> Float[Tensor, "parts mels"]:
-    """Mel filters, each row twice: for the real and for the imaginary part of a frequency."""
-    from librosa.filters import mel
+def _filterbank(filters: Filters, power: Literal[1, 2]) -> Float[Tensor, "parts mels"]:
+    """Slaney's filters of equal area as librosa makes them, or HTK's of equal height, which are triangles in mel.
 
+    Each row stands `power` times: of squares for the real and for the imaginary part of a frequency.
+    """
+    from transformers.audio_utils import mel_filter_bank
+
+    slaney = filters.scale == "slaney"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # librosa warns of empty filters; they are an error here
-        filters = mel(sr=sampling_rate, n_fft=n_fft, n_mels=mels)
-    if (filters.sum(1) == 0).any():
+        warnings.simplefilter("ignore", UserWarning)  # of empty filters; they are an error here
+        bank = mel_filter_bank(
+            filters.n_fft // 2 + 1,
+            filters.mels,
+            filters.f_min,
+            filters.f_max or filters.sampling_rate / 2,
+            filters.sampling_rate,
+            norm="slaney" if slaney else None,
+            mel_scale=filters.scale,
+            triangularize_in_mel_space=not slaney,
+            dtype=np.float32,
+        )
+    if (bank.sum(0) == 0).any():
         raise InputError(
-            f"{mels} mels are too many for windows of {n_fft} samples at {sampling_rate:,} Hz: "
+            f"{filters.mels} mels are too many for windows of {filters.n_fft} samples at {filters.sampling_rate:,} Hz: "
             "some filters would be empty.",
             "Lower mels or raise n_fft.",
         )
-    return torch.from_numpy(filters).T.repeat_interleave(2, dim=0).contiguous()
+    return torch.from_numpy(bank).repeat_interleave(power, dim=0).contiguous()
 
 
 @lru_cache(maxsize=8)

@@ -18,7 +18,7 @@ from triptych.data.schema import Field, in_order
 from triptych.data.table import Table
 from triptych.data.tabular import parse_number
 from triptych.data.text import TextFeatures
-from triptych.data.vocoder import spectrograms
+from triptych.data.vocoder import fit_sound, spectrograms
 from triptych.errors import InputError
 from triptych.recipe import parse
 from triptych.structure import Settings
@@ -170,7 +170,7 @@ def fit_target(
         return Target(name=field.name, kind="text", text=features.state())
     if field.kind == "audio":
         config = parse(AudioFeatures.Config, dict(settings), f"The features of {field.name}")
-        sound = AudioFeatures(config).fit(cells, table.root, where)
+        sound = fit_sound(config, cells, table.root, where)
         return Target(name=field.name, kind="audio", media=sound.state())
     if field.kind != "category":
         raise InputError(

@@ -19,6 +19,21 @@ from triptych.errors import InputError
 
 ITERATIONS = 60  # of Griffin-Lim: twice as many as librosa does by default
 PEAK = 0.7  # of the waveforms that are made
+SPECTRAL = ("representation", "window", "centred", "power", "mel_scale", "f_min", "f_max", "log_offset")
+
+
+def fit_sound(config: AudioFeatures.Config, cells: Sequence[Any], root: Path, where: str) -> AudioFeatures:
+    """The features of sounds that are to be made, fitted to the training clips.
+
+    Raises:
+        InputError: settings of which `waveform` could make no sound again.
+    """
+    usual = {name: AudioFeatures.Config.model_fields[name].default for name in SPECTRAL}
+    if config != config.model_copy(update=usual):
+        raise InputError(
+            f"{where}: no sound can be made of such spectrograms again.", f"Leave out {', '.join(SPECTRAL)}."
+        )
+    return AudioFeatures(config).fit(cells, root, where)
 
 
 def spectrograms(

@@ -7,12 +7,14 @@ of an encoder-decoder the encoder.
 Shapes: image "batch channels height width", text "batch tokens" (with its padding mask), audio "batch 1 mels frames" as
 the model's main input expects it. Hidden states "batch tokens width" are the tokens; feature maps "batch width height
 width" are flattened into tokens. With `scales`, the last feature maps of so many resolutions, the coarsest ones, are enlarged
-bilinearly to the finest of them and put side by side: the decoder of SegFormer up to its linear layers.
+bilinearly to the finest of them and put side by side: the decoder of SegFormer up to its linear layers. With `patch`, a sound is
+read so many frames at a time, as the backbone did when it learned; the pooled output of each patch is a token, their mean the vector.
 
 Weights are read from safetensors only, and code that comes with a checkpoint is never run.
 
 Sources: Wolf et al., Transformers: State-of-the-Art Natural Language Processing, EMNLP 2020; for `scales` Hariharan et al.,
-Hypercolumns for Object Segmentation and Fine-grained Localization, CVPR 2015, and Xie et al., SegFormer, NeurIPS 2021.
+Hypercolumns for Object Segmentation and Fine-grained Localization, CVPR 2015, and Xie et al., SegFormer, NeurIPS 2021; for `patch`
+Hershey et al., CNN Architectures for Large-Scale Audio Classification, ICASSP 2017.
 """
 
 from collections.abc import Mapping, Sequence
@@ -54,6 +56,7 @@ class PretrainedEncoder(nn.Module):
     class Config(Settings):
         """`path` is a folder, or a name on the Hugging Face hub; `fresh` in its place is a configuration of transformers,
         `{model_type: segformer, ...}`, for random weights. A `frozen` backbone stays in eval mode and gets no gradients.
+        Patches of `patch` frames begin every `patch_hop` frames, by default where the one before ends.
 
         `architecture` is filled in by the encoder (read it from its `config`) and makes `path` a mere note of the
         origin.
@@ -63,6 +66,8 @@ class PretrainedEncoder(nn.Module):
         fresh: dict[str, Any] = {}
         frozen: bool = True
         scales: NonNegativeInt = 0
+        patch: NonNegativeInt = 0
+        patch_hop: NonNegativeInt = 0
         architecture: Architecture | None = None
 
         @model_validator(mode="after")
@@ -82,6 +87,12 @@ class PretrainedEncoder(nn.Module):
         backbone = known.backbone if known else config.fresh
         whole, missing = (_make(backbone), []) if backbone else _load(config.path)
         self.scales = config.scales
+        self.patch, self.patch_hop = config.patch, config.patch_hop or config.patch
+        if config.patch and (features.kind != "audio" or features.shape[2] < config.patch):
+            raise InputError(
+                f"Patches of {config.patch} frames cannot be cut from {features.kind} features of {features.shape}.",
+                "Leave `patch` out, or give longer sounds.",
+            )
         self.model, prefix = _tower(whole, features)
         pooler = known.pooler if known else _complete([key for key in missing if key.startswith(prefix)], config.path)
         if not pooler:
@@ -102,7 +113,15 @@ class PretrainedEncoder(nn.Module):
         return self
 
     def forward(self, x: Float[Tensor, "batch channels height width"] | Int[Tensor, "batch tokens"]) -> Encoded:
-        """The backbone's pooled output and its last hidden states."""
+        """The backbone's pooled output and its last hidden states; with `patch` its pooled outputs."""
+        if not self.patch:
+            return self._read(x)
+        begins = range(0, x.shape[3] - self.patch + 1, self.patch_hop)
+        patches = torch.stack([x[..., begin : begin + self.patch] for begin in begins], dim=1)
+        tokens = self._read(patches.flatten(0, 1)).pooled.unflatten(0, (-1, len(begins)))
+        return Encoded(tokens.mean(1), tokens, all_real(tokens))
+
+    def _read(self, x: Tensor) -> Encoded:
         mask = real_tokens(x) if self.text else None
         attention = {} if mask is None else {"attention_mask": mask.long()}
         every = {"output_hidden_states": True} if self.scales else {}
