@@ -25,6 +25,7 @@ _PLACES = {
     "read_splits": "triptych.data.splits",
     "register": "triptych.registry",
     "summarize": "triptych.models.summary",
+    "train_data": "triptych.train.run",
     "train_recipe": "triptych.train.run",
     "verify": "triptych.artifact",
     "write_report": "triptych.report.page",

@@ -73,23 +73,49 @@ def check(
 
 @app.command()
 def train(
-    source: Annotated[Path, typer.Argument(help="A recipe (.yaml), or data to train on with the default recipe.")],
+    source: Annotated[Path, typer.Argument(help="A recipe (.yaml), or data: then a recipe is chosen for it.")],
     target: Annotated[str | None, typer.Option(help="Column to predict.")] = None,
     data: Annotated[Path | None, typer.Option(help="Data, where the recipe names none or another.")] = None,
     out: Out = Path("runs/model"),
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Without a recipe: how long everything may take. [default: 10]", show_default=False),
+    ] = None,
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="Without a recipe: most memory to be resident (2GB). [default: what is free]", show_default=False
+        ),
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Rows that cannot be read stop the run.")] = False,
     json: Json = False,
 ) -> None:
-    """Train a model and publish it as a folder. Killed at any moment, the same command continues."""
-    console.set_mode(json=json)
-    from triptych.recipe import Recipe, read_recipe
-    from triptych.train.run import train_recipe
+    """Train a model and publish it as a folder. Killed at any moment, the same command continues.
 
-    recipe = read_recipe(source) if source.suffix in {".yaml", ".yml"} else Recipe()
-    path = data or (source if source.suffix not in {".yaml", ".yml"} else None)
-    update = {k: v for k, v in {"path": path and str(path), "target": target}.items() if v is not None}
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=update)})
-    trained = train_recipe(recipe, out, strict=strict)
+    Without a recipe the kinds of the columns, the number of rows, the minutes and the memory decide on encoders, fusion, sizes and
+    schedule; what was chosen and why is printed, and kept as a recipe beside the model.
+    """
+    console.set_mode(json=json)
+    from triptych.compress.amounts import BYTES, parse_amount
+    from triptych.recipe import DataSettings, read_recipe
+    from triptych.train.run import train_data, train_recipe
+
+    if source.suffix in {".yaml", ".yml"}:
+        if minutes is not None or memory is not None:
+            raise InputError(
+                f"--minutes and --memory choose a recipe, and {source} is one.", "Give data in its place, or neither."
+            )
+        recipe = read_recipe(source)
+        update = {k: v for k, v in {"path": data and str(data), "target": target}.items() if v is not None}
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update=update)})
+        trained = train_recipe(recipe, out, strict=strict)
+    else:
+        import psutil  # type: ignore[import-untyped]
+
+        total = psutil.virtual_memory().total
+        most = int(parse_amount(memory, total, BYTES, "memory")) if memory else None
+        named = DataSettings(path=str(data or source), target=target)
+        trained = train_data(named, out, minutes=10.0 if minutes is None else minutes, memory=most, strict=strict)
     console.say(f"the model is in {out}")
     console.emit({"model": str(out), "sha256": trained.loaded.sha256})
 

@@ -93,8 +93,8 @@ def test_batches_do_not_depend_on_the_cache(table, samples):
     for rows in ([3, 4, 5], [5, 4, 3], [0, 11]):
         for name, x in tight.batch(rows).inputs.items():
             assert torch.equal(x, whole.inputs[name][rows])
-        assert tight._cached_bytes <= 1000
-    assert tight._cached_bytes == sum(x.nbytes for x in tight._cache.values())
+        assert tight.cached_bytes <= 1000
+    assert tight.cached_bytes == sum(x.nbytes for x in tight._cache.values())
 
 
 def test_augmentation_is_seeded_and_leaves_the_cache_alone(samples):

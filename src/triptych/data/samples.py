@@ -40,7 +40,7 @@ class Samples:
         self.cache_bytes = cache_bytes
         self._cells = {name: self._column(name) for name in self.fields}
         self._cache: OrderedDict[tuple[str, Any], Tensor] = OrderedDict()
-        self._cached_bytes = 0
+        self.cached_bytes = 0  # what loaded cells take now
         self.labels: Labels | None = None
         target = processor.target
         if target is not None and target.name in table.names and any(c is not None for c in table.column(target.name)):
@@ -111,8 +111,8 @@ class Samples:
             return kept
         loaded = features.load(cell, self.table.root, f"{self.table.place(i)}, column {name}")
         self._cache[key] = loaded
-        self._cached_bytes += loaded.nbytes
-        while self._cached_bytes > self.cache_bytes:
+        self.cached_bytes += loaded.nbytes
+        while self.cached_bytes > self.cache_bytes:
             _, dropped = self._cache.popitem(last=False)
-            self._cached_bytes -= dropped.nbytes
+            self.cached_bytes -= dropped.nbytes
         return loaded

@@ -124,7 +124,7 @@ def _train(
             log.write(step=step, loss=loss, lr=settings.optimizer.lr * scale)
             note = f"loss {loss:.3f}"
             if (step + 1) % every == 0 or step + 1 == total:
-                score = quality(model, valid)
+                score = quality(model, valid, 2 * settings.batch_size)
                 trained.history.append(score)
                 note += f"  valid {model.task.metric} {score:.3f}"
                 log.write(step=step, valid=score)

@@ -47,6 +47,7 @@ class TrainSettings(Settings):
     augment_from: float = Field(0.0, ge=0, le=1, description="share of the steps before augmentation begins")
     evaluate_every: int | None = Field(None, ge=1, description="steps; default: five times in all")
     early_stopping: int | None = Field(None, ge=1, description="evaluations without gain before stopping")
+    cache_bytes: int = Field(2**30, ge=0, description="memory for decoded cells, of training and of validation rows")
     checkpoint_seconds: float = Field(30.0, ge=0)
     seed: int = 0
     tensorboard: bool = False
