@@ -59,6 +59,21 @@ def test_codes_are_those_of_exhaustion(seed):
     np.testing.assert_array_equal(codes.values.numpy(), expected)
 
 
+@pytest.mark.parametrize("seed", range(10))
+def test_behind_rounded_layers_the_codes_are_those_of_the_target(seed):
+    weight, moment, grid = problem(seed)
+    grid = grid.model_copy(update={"bits": min(grid.bits, 4)})
+    columns = weight.shape[1]
+    drift = 0.1 * moment @ np.random.default_rng(seed).standard_normal((columns, columns))
+    damped = moment + 0.05 * np.mean(np.diag(moment)) * np.eye(columns)
+    target = weight + weight @ drift @ np.linalg.inv(damped)
+    W, H, T = (torch.from_numpy(matrix) for matrix in (weight, moment, target))
+    expected, scale = slow_descent(target, moment, gptq.quantize(T, H, grid, damping=0.05), 2, 1)
+    codes = descent.quantize(W, H, grid, drift=torch.from_numpy(drift), rounds=2, sweeps=1)
+    np.testing.assert_allclose(codes.scale.numpy(), scale.astype(np.float32), rtol=2e-3)
+    np.testing.assert_array_equal(codes.values.numpy(), expected)
+
+
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 def test_it_is_better_than_gptq_on_every_row(bits):
     draw = torch.Generator().manual_seed(bits)

@@ -29,6 +29,7 @@ from triptych.models.stream import Stream
 from triptych.models.tiny_batch import ModelBatch
 from triptych.registry import find
 
+DRIFTING = {"gptaq", "descent"}  # methods that round towards the outputs of the uncompressed model
 WITHOUT_DATA = {"rtn", "hqq", "float8"}  # methods that are given no second moments here
 SAMPLED = 128  # rows of a weight, and twice as many inputs at most, on which its SQNR is measured
 CORNER = 200  # columns of a second moment below which both of its triangles are computed
@@ -43,7 +44,7 @@ class Work:
         schemes: what becomes of each weight, by parameter name; all are of nn.Linear layers.
         calls: their layers in the order of a forward pass (`lockstep.trace`).
         block_of: the block that a parameter belongs to.
-        drift: round against the inputs of the uncompressed model too (for gptaq); a second forward pass.
+        drift: round against the inputs of the uncompressed model too (for `DRIFTING`); a second forward pass.
         modality_weights: share of each modality's tokens in the second moments; 1 where it is not named.
         seed: of what a method draws.
         migration: scales that move from weights to norms before rounding.
@@ -254,7 +255,7 @@ def _round_group(
         for scheme, names in schemes.items():
             assert scheme.weight is not None
             given = None if scheme.method in WITHOUT_DATA else moment
-            options: dict[str, Any] = {"drift": drift} if scheme.method == "gptaq" else {}
+            options: dict[str, Any] = {"drift": drift} if scheme.method in DRIFTING else {}
             parts: dict[str, list[Codes]] = {name: [] for name in names}
             for counts, rows in _some_rows(stream, names):
                 codes = find("quantizer", scheme.method)(rows, given, scheme.weight, **options)

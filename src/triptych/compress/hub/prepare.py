@@ -16,7 +16,7 @@ from triptych.compress import plan as plans
 from triptych.compress.calibrate import Calibration, calibration
 from triptych.compress.choose import Choice
 from triptych.compress.coverage import coverage
-from triptych.compress.driver import Work
+from triptych.compress.driver import DRIFTING, Work
 from triptych.compress.hub.decide import (
     Known,
     asked_for,
@@ -128,7 +128,7 @@ def _planned(
 def _work(request: HubRequest, plan: plans.Plan | None, known: Known, richest: ModelBatch) -> tuple[Choice, Work]:
     """What is decided about every weight, and the driver's work that it makes."""
     choice, schemes = decide(request, plan, known)
-    drift = any(scheme.method == "gptaq" for scheme in schemes.values())
+    drift = any(scheme.method in DRIFTING for scheme in schemes.values())
     moved = migration(request, plan, known, richest, schemes)
     step = None if plan is None else plan.passes[-1]
     weights = step.modality_weights if isinstance(step, plans.Quantise) else {}

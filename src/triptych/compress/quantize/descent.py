@@ -13,6 +13,7 @@ scales too, so they are solved for: with a_g the codes of group g, zero elsewher
 
 (the same idea for one scale a row: WaterSIC, arXiv 2603.04956). A row keeps new scales only if its error is less once they
 are rounded to their storage type. Both halves lower one function, so the result is never worse than where it starts.
+Behind layers that are rounded already, W is not the weight but GPTAQ's target: what best gives the original's outputs from rounded inputs.
 Measured on three small trained models against GPTQ alone, groups of 64: 1.3 to 2 dB less error of a layer's outputs at 2 bits, 0.8 at 3.
 """
 
@@ -21,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from triptych.compress.quantize import gptq
+from triptych.compress.quantize.gptaq import target
 from triptych.compress.quantize.grid import Codes, Grid, finish
 from triptych.compress.quantize.kernels import descend_block
 from triptych.registry import register
@@ -32,6 +34,7 @@ def quantize(
     moment: Float[Tensor, "*blocks inputs inputs"] | None,
     grid: Grid,
     *,
+    drift: Float[Tensor, "*parts drifted along"] | None = None,
     damping: float = 0.05,
     rounds: int = 3,
     sweeps: int = 2,
@@ -43,6 +46,7 @@ def quantize(
         weight: the matrix; float64 is computed in float64, all else in float32.
         moment: E[x x'] of the layer's inputs; a grouped convolution brings one for each block of rows.
         grid: the levels.
+        drift: as in `gptaq.quantize`: codes are then those of its target.
         damping: share of the mean of diag H that is added to the diagonal, in GPTQ and here. More than GPTQ's 0.01: what is
             fitted longer fits the samples themselves (2,500 tokens, 192 to 768 inputs, test samples: 1.4 dB at 0.1, 1.2 at 0.01).
         rounds: of refitting scales and visiting columns.
@@ -50,11 +54,14 @@ def quantize(
         block: columns between two matrix products.
 
     Raises:
-        InputError: no moment, or one of another size.
-        NumericsError: the moment holds NaN or infinity.
+        InputError: no moment, or a moment or drift of another size.
+        NumericsError: the moment or the drift holds NaN or infinity.
     """
     w = weight.detach() if weight.dtype == torch.float64 else weight.detach().to(torch.float32)
-    start = gptq.quantize(w, moment, grid, damping=damping)
+    factor = gptq.factorise(moment, w.shape, damping)
+    if drift is not None:
+        w = target(w, factor, drift)
+    start = gptq.round_columns(w, factor, grid)
     assert moment is not None
     H = moment.reshape(-1, *moment.shape[-2:]).to(w.dtype, copy=True)
     mean = H.diagonal(dim1=1, dim2=2).mean(-1)[:, None]
