@@ -172,6 +172,12 @@ def test_predict_explains_its_fields(run, tiny_trained):
     code, _, err = run("predict", model)
     assert code == 2
     assert "Give at least one of: picture=..., sound=..., word=..." in err
+    code, _, err = run("predict", model, "word=zero", "--top-k", 5)
+    assert code == 2
+    assert "Temperature, top-k, top-p and seed are for words that are drawn. Add --sample." in err
+    code, _, err = run("predict", model, "word=zero", "--sample")
+    assert code == 2
+    assert "This model does not write token by token, so nothing can be drawn." in err
     code, _, err = run("predict", model, "colour=red")
     assert code == 2
     assert "'colour=red' is not FIELD=VALUE for this model. Its fields are: picture, sound, word." in err

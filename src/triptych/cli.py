@@ -322,13 +322,28 @@ def predict(
             "with the mask or the boxes drawn over them."
         ),
     ] = None,
+    sample: Annotated[
+        bool,
+        typer.Option("--sample", help="Draw each word of a written answer in place of looking for the likeliest text."),
+    ] = False,
+    temperature: Annotated[float, typer.Option(help="Of --sample: above 1 flatter, below 1 steeper.")] = 1.0,
+    top_k: Annotated[int, typer.Option(help="Of --sample: from so many likeliest words; 0 for all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Of --sample: from the likeliest words that have this probability.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of --sample: the same seed draws the same.")] = 0,
     json: Json = False,
 ) -> None:
     """Answer one sample, or every row of a table."""
     console.set_mode(json=json)
+    from triptych.decoders.search import Sampler
     from triptych.evaluate.predict import predict_fields, predict_table
 
-    console.emit(predict_table(model, data, out) if data else predict_fields(model, fields or [], out))
+    if not sample and (temperature, top_k, top_p, seed) != (1.0, 0, 1.0, 0):
+        raise InputError("Temperature, top-k, top-p and seed are for words that are drawn.", "Add --sample.")
+    sampler = Sampler(temperature, top_k, top_p, seed) if sample else None
+    given = (out, sampler)
+    console.emit(predict_table(model, data, *given) if data else predict_fields(model, fields or [], *given))
 
 
 @app.command()

@@ -2,9 +2,11 @@
 
 from itertools import product
 
+import pytest
 import torch
 
-from triptych.decoders.search import write
+from triptych.decoders.search import Sampler, write
+from triptych.errors import InputError
 
 VOCABULARY, LENGTH = 5, 4
 
@@ -69,11 +71,37 @@ def test_greedy_takes_the_likeliest_token_each_time():
 def test_cold_draws_are_greedy_and_warm_ones_vary():
     step, state = language(0)
     many = (state[0].repeat(50, 1),)
-    draw = torch.Generator().manual_seed(0)
-    cold = write(step, many, LENGTH, temperature=1e-4, generator=draw)
+    cold = write(step, many, LENGTH, sampler=Sampler(temperature=1e-4))
     assert torch.equal(cold, write(step, many, LENGTH))
-    warm = write(step, many, LENGTH, temperature=1.0, generator=draw)
+    warm, again, other = (write(step, many, LENGTH, sampler=Sampler(seed=seed)) for seed in (0, 0, 1))
+    assert torch.equal(warm, again)
+    assert not torch.equal(warm, other)
     assert len({tuple(text) for text in warm.tolist()}) > 5
     assert not (warm == 1).any()
     ended = (warm == 0).int().cummax(1).values.bool()
     assert (warm[ended] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [0.1, 0.4, 0.2, 0.3]),
+        ({"temperature": 0.5}, [0.01 / 0.3, 0.16 / 0.3, 0.04 / 0.3, 0.09 / 0.3]),
+        ({"top_k": 2}, [0, 4 / 7, 0, 3 / 7]),
+        ({"top_p": 0.65}, [0, 4 / 7, 0, 3 / 7]),
+        ({"top_p": 0.75}, [0, 4 / 9, 2 / 9, 3 / 9]),
+        ({"top_p": 1e-6}, [0.0, 1.0, 0.0, 0.0]),
+        ({"top_k": 3, "top_p": 0.65}, [0, 4 / 7, 0, 3 / 7]),
+    ],
+)
+def test_draws_are_distributed_as_asked(settings, expected):
+    logits = torch.tensor([0.1, 0.4, 0.2, 0.3]).log().expand(20_000, 4)
+    drawn = torch.bincount(Sampler(**settings)(logits), minlength=4) / len(logits)
+    assert torch.allclose(drawn, torch.tensor(expected), atol=0.015)
+    assert not drawn[torch.tensor(expected) == 0].any()
+
+
+@pytest.mark.parametrize("settings", [{"temperature": 0.0}, {"top_k": -1}, {"top_p": 0.0}, {"top_p": 1.1}])
+def test_draws_from_nothing_are_refused(settings):
+    with pytest.raises(InputError, match=r"No word can be drawn with temperature .* Give a temperature above 0"):
+        Sampler(**settings)

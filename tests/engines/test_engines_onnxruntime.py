@@ -13,6 +13,7 @@ from triptych.compress.quantize import layers
 from triptych.compress.quantize.grid import Grid
 from triptych.compress.quantize.layers import LayerScheme
 from triptych.compress.quantize.rounding import quantize_weight
+from triptych.decoders.search import Sampler
 from triptych.engines.generate import TorchDecoder, generate, stream
 from triptych.engines.onnxruntime import OnnxDecoder
 from triptych.errors import ArtifactError, InputError
@@ -104,6 +105,17 @@ def test_tokens_and_logits_are_those_of_transformers(llama):
     with torch.no_grad():
         wanted = model(ids).logits[0, [6, 18, 19]].numpy()
     np.testing.assert_allclose(logits, wanted, atol=1e-5)
+
+
+def test_the_same_seed_draws_the_same_tokens(llama):
+    model, path = llama
+    ids = torch.tensor([[5, 6, 7]])
+    ours, theirs, other = (
+        generate(source, ids, max_new_tokens=12, end=(), sampler=Sampler(top_p=0.9, seed=seed))
+        for source, seed in ((path.parent, 3), (model, 3), (path.parent, 4))
+    )
+    assert torch.equal(ours, theirs)
+    assert not torch.equal(ours, other)
 
 
 def test_the_graph_is_fused_and_holds_each_weight_once(llama):

@@ -15,15 +15,18 @@ from triptych.data.samples import Samples
 from triptych.data.schema import guess
 from triptych.data.table import read_table
 from triptych.data.target import Target
+from triptych.decoders.ctc import read_off
+from triptych.decoders.search import Sampler
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.engines.torch import TorchEngine
 from triptych.errors import InputError
 from triptych.evaluate.predict import predict_fields, predict_table
 from triptych.evaluate.size import size_bytes
 from triptych.export.verb import export_model
+from triptych.models.store import read_model
 from triptych.recipe import Recipe, parse
 from triptych.tasks import settled
-from triptych.tasks.transcribe import Transcribe, read_off
+from triptych.tasks.transcribe import Transcribe
 from triptych.tasks.wording import Wording
 from triptych.train.run import train_recipe
 
@@ -43,7 +46,7 @@ TASKS = {
 def trained(task, data, out, **train):
     content = {
         "data": {"path": str(data)},
-        "model": {"inputs": {"words": WORDS}, "fusion": {"width": 32}, "task": TASKS[task]},
+        "model": {"inputs": {"words": WORDS}, "fusion": {"width": 32}, "task": task},
         "train": {"steps": 150, "batch_size": 36, "optimizer": {"lr": 0.01}, "modality_dropout": 0.0, **train},
     }
     return train_recipe(parse(Recipe, content, "the recipe"), out)
@@ -51,7 +54,7 @@ def trained(task, data, out, **train):
 
 @pytest.fixture(scope="module", params=TASKS)
 def model(request, told, tmp_path_factory):
-    return trained(request.param, told, tmp_path_factory.mktemp("written") / "model")
+    return trained(TASKS[request.param], told, tmp_path_factory.mktemp("written") / "model")
 
 
 def rows_of(made):
@@ -75,6 +78,28 @@ def test_it_learns_and_both_engines_say_the_same(model):
     else:
         np.testing.assert_allclose(again, said, atol=1e-3)
     assert task.metrics(ids, samples.labels)["exact"] == pytest.approx(quality)
+
+
+def test_the_same_seed_draws_the_same_text_in_every_engine(model):
+    if isinstance(model.loaded.model.task, Transcribe):
+        with pytest.raises(InputError, match=r"does not write token by token, so nothing can be drawn"):
+            predict_fields(model.loaded.folder, ["words=two three"], sampler=Sampler())
+        return
+    samples = rows_of(model)
+    batch = samples.batch(range(len(samples)))
+    torch_engine, openvino = read_model(model.loaded.folder).model, model.loaded.model
+    engines = TorchEngine(torch_engine), OpenVINOEngine(openvino, (batch.inputs, batch.presence), threads=1)
+
+    def drawn(seed):
+        torch_engine.task.sampler, engines[1].sampler = (Sampler(temperature=3.0, top_k=5, seed=seed) for _ in engines)
+        return [engine(batch.inputs, batch.presence) for engine in engines]
+
+    first, again, other = drawn(1), drawn(1), drawn(2)
+    assert np.array_equal(first[0], first[1])
+    assert np.array_equal(first[0], again[0])
+    assert not np.array_equal(first[0], other[0])
+    hot = [predict_fields(model.loaded.folder, ["words=two three six"], sampler=Sampler(9.0, seed=s)) for s in range(8)]
+    assert len({one["answer"] for one in hot}) > 1
 
 
 def test_compressed_exported_and_asked(model, tmp_path):
@@ -103,8 +128,8 @@ def test_compressed_exported_and_asked(model, tmp_path):
 
 
 def test_the_same_seed_ends_in_the_same_weights(told, tmp_path):
-    whole = trained("recurrent", told, tmp_path / "whole", steps=6)
-    again = trained("recurrent", told, tmp_path / "again", steps=6)
+    whole = trained(TASKS["recurrent"], told, tmp_path / "whole", steps=6)
+    again = trained(TASKS["recurrent"], told, tmp_path / "again", steps=6)
     for name, value in whole.loaded.model.state_dict().items():
         assert torch.equal(value, again.loaded.model.state_dict()[name]), name
 
@@ -171,6 +196,23 @@ def test_ctc_reads_off_what_the_places_spell():
     logits = np.eye(5)[best] * 9
     logits[2, 3, 1] = 99  # what the vocabulary lacks is never spelled
     assert read_off(logits).tolist() == [[2, 2, 3, 0, 0, 0, 0], [3, 0, 0, 0, 0, 0, 0], [0] * 7]
+
+
+def test_an_ngram_is_kept_with_the_model_and_chooses_among_texts(told, tmp_path):
+    asked = {"name": "transcribe", "beams": 8, "ngram": 4, "ngram_weight": 2.0, "token_bonus": 0.1}
+    made = trained(asked, told, tmp_path / "model", steps=4)
+    task = read_model(tmp_path / "model").model.task
+    assert task.config == made.loaded.model.task.config
+    texts = task.wording.told(rows_of(made).labels)
+    ids = {word: task.wording.tokenizer.encode(word)[0] for word in ("zwei", "drei")}
+    assert sum(task.config.counts.values()) == 4 * len(made.splits.table("train"))
+    assert {len(told[0].split()) for told in texts} == {3}
+    logits = np.zeros((1, 9, task.config.vocabulary), dtype=np.float32)
+    logits[0, ::2, 0] = 5  # four words with blanks between; four were never said
+    logits[0, 1::2, list(ids.values())] = 4
+    said = settled(task, logits)
+    assert 0 < (said != 0).sum() <= 3
+    assert set(said[said != 0].tolist()) <= set(ids.values())
 
 
 @pytest.fixture

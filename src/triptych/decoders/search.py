@@ -9,20 +9,53 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from triptych.errors import InputError
+
 State = tuple[Tensor, ...]
 Step = Callable[[Int[Tensor, " rows"], Int[Tensor, " rows"], State], tuple[Float[Tensor, "rows vocabulary"], State]]
 
 END, UNKNOWN = 0, 1
 
 
+class Sampler:
+    """Draws tokens from softmax(logits / temperature), cut to the likeliest; the same seed and calls draw the same.
+
+    Args:
+        temperature: above 1 flatter than the model's own, below 1 steeper.
+        top_k: so many likeliest tokens may be drawn; 0 for all.
+        top_p: the fewest likeliest tokens that have this share of the probability may be drawn.
+        seed: of the draws.
+
+    Raises:
+        InputError: a setting that leaves nothing to draw from.
+
+    Source: Fan et al., Hierarchical Neural Story Generation, ACL 2018, for top_k; Holtzman et al., The Curious Case of Neural Text
+    Degeneration, ICLR 2020, for top_p.
+    """
+
+    def __init__(self, temperature: float = 1.0, top_k: int = 0, top_p: float = 1.0, seed: int = 0) -> None:
+        if not (temperature > 0 and top_k >= 0 and 0 < top_p <= 1):
+            raise InputError(
+                f"No word can be drawn with temperature {temperature:g}, top_k {top_k} and top_p {top_p:g}.",
+                "Give a temperature above 0, top_k of 0 or more, and top_p above 0 and at most 1.",
+            )
+        self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, logits: Float[Tensor, "rows vocabulary"]) -> Int[Tensor, " rows"]:
+        """A token for each row."""
+        ranked, order = (logits / self.temperature).sort(descending=True, stable=True)
+        chances = ranked.softmax(-1)
+        before = chances.cumsum(-1) - chances  # of likelier tokens
+        cut = before >= self.top_p
+        if self.top_k:
+            cut[:, self.top_k :] = True
+        drawn = torch.multinomial(chances.masked_fill(cut, 0.0), 1, generator=self.generator)
+        return order.gather(1, drawn).squeeze(1)
+
+
 def write(
-    step: Step,
-    state: State,
-    length: int,
-    *,
-    beams: int = 1,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
+    step: Step, state: State, length: int, *, beams: int = 1, sampler: Sampler | None = None
 ) -> Int[Tensor, "rows length"]:
     """One text a row, 0 after its end.
 
@@ -31,10 +64,9 @@ def write(
         state: of the first step, batch axis first.
         length: tokens at most.
         beams: kept at every step; 1 is greedy.
-        temperature: above 0, tokens are drawn from softmax(logits / temperature) instead, one beam only.
-        generator: of the draws.
+        sampler: draws each token, one beam only.
     """
-    if beams > 1:
+    if beams > 1 and sampler is None:
         return _beam_search(step, state, length, beams)
     rows = len(state[0])
     ids, ended = torch.zeros(rows, dtype=torch.int64), torch.zeros(rows, dtype=torch.bool)
@@ -42,10 +74,7 @@ def write(
     for place in range(length):
         logits, state = step(ids, torch.full((rows,), place), state)
         logits[:, UNKNOWN] = -torch.inf
-        if temperature > 0:
-            ids = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator).squeeze(1)
-        else:
-            ids = logits.argmax(-1)
+        ids = logits.argmax(-1) if sampler is None else sampler(logits)
         ids = ids.masked_fill(ended, END)
         written[:, place] = ids
         ended |= ids == END

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache
 
+from triptych.decoders.search import Sampler
 from triptych.engines.onnxruntime import OnnxDecoder
 from triptych.engines.pictures import open_encoder, placed
 from triptych.errors import InputError
@@ -94,15 +95,16 @@ def stream(
     *,
     max_new_tokens: int,
     end: frozenset[int] = frozenset(),
+    sampler: Sampler | None = None,
 ) -> Iterator[int]:
-    """The likeliest next tokens, each as soon as it is known; as `generate`."""
+    """The next tokens, each as soon as it is known; as `generate`."""
     if max_new_tokens < 1:
         raise InputError(f"max_new_tokens is {max_new_tokens}.", "Ask for one token or more.")
     ids, embeds = _prompt(input_ids, inputs_embeds)
     decoder.reset(len(ids) + max_new_tokens - 1)
     logits = decoder(ids, embeds)
     for made in range(1, max_new_tokens + 1):
-        token = int(logits.argmax())
+        token = int(logits.argmax()) if sampler is None else int(sampler(torch.from_numpy(logits)[None]))
         yield token
         if token in end or made == max_new_tokens:
             return
@@ -117,8 +119,9 @@ def generate(
     pictures: Mapping[str, Tensor] | None = None,
     max_new_tokens: int,
     end: tuple[int, ...] | None = None,
+    sampler: Sampler | None = None,
 ) -> Int[Tensor, "1 made"]:
-    """The likeliest continuation of a prompt (greedy decoding), with cached keys and values.
+    """The likeliest continuation of a prompt (greedy decoding), or a drawn one, with cached keys and values.
 
     Args:
         source: a decoder, a folder that `export.onnx` wrote, or a Hugging Face model, which PyTorch runs.
@@ -128,6 +131,7 @@ def generate(
             places the prompt keeps; for a folder or a model, and without `inputs_embeds`.
         max_new_tokens: most tokens made.
         end: ids that end the answer; the one made last is kept. None for the model's own.
+        sampler: draws the tokens.
 
     Returns:
         The new tokens alone.
@@ -144,9 +148,8 @@ def generate(
         input_ids, inputs_embeds = placed(*open_encoder(source), input_ids, pictures)
     decoder = as_decoder(source)
     stops = frozenset(decoder.end if end is None else end)
-    return torch.tensor(
-        [list(stream(decoder, input_ids, inputs_embeds, max_new_tokens=max_new_tokens, end=stops))], dtype=torch.long
-    )
+    made = stream(decoder, input_ids, inputs_embeds, max_new_tokens=max_new_tokens, end=stops, sampler=sampler)
+    return torch.tensor([list(made)], dtype=torch.long)
 
 
 def as_decoder(source: Decoder | PreTrainedModel | Path, threads: int | None = None) -> Decoder:

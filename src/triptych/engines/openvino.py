@@ -99,11 +99,15 @@ class OpenVINOEngine:
         quantized: rounded weights; see `graph.to_graph`.
         threads: None for one a core.
 
+    Attributes:
+        sampler: where it is set, a model that writes draws its texts by it.
+
     Raises:
         InputError: a rounded weight that the graph does not have.
     """
 
     name = "openvino"
+    sampler: search.Sampler | None = None
 
     def __init__(
         self,
@@ -156,7 +160,7 @@ class OpenVINOEngine:
             known = ", ".join(name for name in self.program.inputs if name != "presence")
             raise InputError(f"The engine was made for the inputs {known}, not {', '.join(inputs)}.")
         outputs = self.program({**inputs, "presence": presence})
-        return outputs[0].copy() if self.step is None else _written(self.step, outputs)
+        return outputs[0].copy() if self.step is None else _written(self.step, outputs, self.sampler)
 
     def executed(self, batch: int = 1) -> list[Executed]:
         """What the program runs, constants left out: the proof of which products are integer ones."""
@@ -177,7 +181,7 @@ class OpenVINOEngine:
         return operations
 
 
-def _written(run: Programs, state: list[np.ndarray]) -> Int[np.ndarray, "batch length"]:
+def _written(run: Programs, state: list[np.ndarray], sampler: search.Sampler | None) -> Int[np.ndarray, "batch length"]:
     """The texts that follow from the state in which samples were read, a run of the program for each token."""
 
     def step(ids: Tensor, place: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -185,4 +189,4 @@ def _written(run: Programs, state: list[np.ndarray]) -> Int[np.ndarray, "batch l
         return torch.from_numpy(said), tuple(map(torch.from_numpy, after))
 
     length, beams = (int(run.graph.get_rt_info(name).value) for name in ("length", "beams"))
-    return search.write(step, tuple(map(torch.from_numpy, state)), length, beams=beams).numpy()
+    return search.write(step, tuple(map(torch.from_numpy, state)), length, beams=beams, sampler=sampler).numpy()

@@ -14,10 +14,11 @@ from triptych.data.decode import decode_image, media_source
 from triptych.data.samples import Samples
 from triptych.data.splits import read_splits
 from triptych.data.table import Table
+from triptych.decoders.search import Sampler
 from triptych.errors import InputError
 from triptych.models.store import Loaded, read_model
 from triptych.report.drawing import drawn, in_pixels
-from triptych.tasks import settled
+from triptych.tasks import Write, settled
 
 Cells = dict[str, tuple[Any, Path, str]]  # by field: the cell, where relative paths start, and its place for messages
 
@@ -25,7 +26,9 @@ BATCH = 256
 
 
 @torch.no_grad()
-def predict_fields(model: Path, fields: Sequence[str], out: Path | None = None) -> dict[str, Any]:
+def predict_fields(
+    model: Path, fields: Sequence[str], out: Path | None = None, sampler: Sampler | None = None
+) -> dict[str, Any]:
     """The answer to one sample of FIELD=VALUE words; media are paths. A field that is left out is absent.
 
     Args:
@@ -33,11 +36,13 @@ def predict_fields(model: Path, fields: Sequence[str], out: Path | None = None) 
         fields: the words.
         out: a .wav file for the sound that the model makes; a folder for masks, as class numbers, and for pictures with the mask or
             the boxes drawn over them.
+        sampler: draws the answer of a model that writes token by token, whose likeliest text it is otherwise.
 
     Raises:
-        InputError: a word without "=", an unknown field, or none at all; an `out` that exists, or that is not for this model.
+        InputError: a word without "=", an unknown field, or none at all; an `out` that exists, or that is not for this model; a
+            sampler for a model that does not write.
     """
-    loaded = read_model(model)
+    loaded = _opened(model, sampler)
     known = loaded.model.fields
     given = given_fields(fields, known)
     cells = {name: (value, Path(), f"{name}={value}") for name, value in given.items()}
@@ -46,6 +51,18 @@ def predict_fields(model: Path, fields: Sequence[str], out: Path | None = None) 
     chance = f" ({answer['probability']:.1%})" if "probability" in answer else ""
     console.say(f"{answer['answer']}{chance}{' in ' + answer['file'] if 'file' in answer else ''}")
     return answer
+
+
+def _opened(model: Path, sampler: Sampler | None) -> Loaded:
+    loaded = read_model(model)
+    if sampler is not None:
+        if not isinstance(loaded.model.task, Write):
+            raise InputError(
+                "This model does not write token by token, so nothing can be drawn.",
+                "Leave the options of drawing out.",
+            )
+        loaded.model.task.sampler = sampler
+    return loaded
 
 
 def _kept(answer: dict[str, Any], out: Path | None) -> dict[str, Any]:
@@ -111,11 +128,11 @@ def given_fields(words: Sequence[str], known: Sequence[str]) -> dict[str, str]:
 
 
 @torch.no_grad()
-def predict_table(model: Path, data: Path, out: Path | None = None) -> dict[str, Any]:
+def predict_table(model: Path, data: Path, out: Path | None = None, sampler: Sampler | None = None) -> dict[str, Any]:
     """The answer to every row of every table of `data`; sounds that it makes are kept in the folder `out`, as train-0.wav and so on,
-    masks and drawings under the name of their picture.
+    masks and drawings under the name of their picture. A `sampler` as of `predict_fields`.
     """
-    loaded = read_model(model)
+    loaded = _opened(model, sampler)
     splits = read_splits(data)
     rows = []
     for split, table in splits.tables.items():

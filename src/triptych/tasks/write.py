@@ -1,7 +1,7 @@
 """Write a text: a caption, a translation, an answer in words.
 
 Head: a decoder that looks at the tokens of all encoders. Loss: cross-entropy of each token after its true predecessors, over all
-references of a row. Quality: one of those in `wording`; texts are written greedily or with beams.
+references of a row. Quality: one of those in `wording`; texts are written greedily or with beams, or drawn by a `sampler`.
 """
 
 from typing import Any, ClassVar, Literal
@@ -38,6 +38,7 @@ class Write(Worded):
 
     reads: ClassVar[Literal["tokens"]] = "tokens"
     forced: ClassVar[bool] = True
+    sampler: search.Sampler | None = None  # set by who wants texts drawn; no part of the model
 
     def __init__(self, config: Config, width: int) -> None:
         super().__init__()
@@ -55,7 +56,7 @@ class Write(Worded):
         """The ids that are written; with labels, the logits of the labels' tokens instead."""
         if labels is None:
             step, state = self.decoder.step, self.decoder.start(memory, mask)
-            return search.write(step, state, self.config.length, beams=self.config.beams)
+            return search.write(step, state, self.config.length, beams=self.config.beams, sampler=self.sampler)
         asked, told = self._told(labels)
         rows = asked.nonzero()[:, 0]  # of the row that each reference belongs to
         before = F.pad(told, (1, 0))[:, :-1]
