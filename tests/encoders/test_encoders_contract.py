@@ -50,6 +50,7 @@ CASES = {
     "lstm image, one direction": ("rnn", LSTM | {"bidirectional": False, "pool": "last"}, IMAGE),
     "transformer image": ("transformer", TRANSFORMER, IMAGE),
     "transformer audio": ("transformer", TRANSFORMER, AUDIO),
+    "transformer with convolutions, audio": ("transformer", TRANSFORMER | {"strides": (2, 2)}, AUDIO),
     "transformer text": ("transformer", TRANSFORMER, TEXT),
     "rbf image": ("rbf", RBF, IMAGE),
     "rbf audio": ("rbf", RBF, AUDIO),

@@ -3,8 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from triptych.encoders.attention import Attention
+from triptych.encoders.stem import Stem
 from triptych.encoders.transformer import TransformerEncoder
 from triptych.errors import InputError
 from triptych.structure import Features
@@ -64,3 +67,34 @@ def test_a_patch_must_fit(kind, shape, unit):
 def test_patches_of_sound_hold_all_mels():
     encoder = TransformerEncoder(TransformerEncoder.Config(patch=8), Features(kind="audio", shape=(1, 12, 35)))
     assert encoder(torch.randn(2, 1, 12, 35)).tokens.shape[1] == 35 // 8
+
+
+def test_convolutions_over_time_are_those_of_whisper():
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=16, encoder_layers=1, encoder_attention_heads=2, num_mel_bins=10, max_source_positions=7
+    )
+    theirs, ours = WhisperEncoder(config), Stem(Features(kind="audio", shape=(1, 10, 13)), (1, 2), 16)
+    for convolution, their in zip(ours.convolutions, (theirs.conv1, theirs.conv2), strict=True):
+        convolution.weight.data.copy_(their.weight.view_as(convolution.weight))
+        convolution.bias.data.copy_(their.bias)
+    x = torch.randn(2, 10, 13)
+    gelu = torch.nn.functional.gelu
+    assert ours.tokens == 7
+    torch.testing.assert_close(ours(x.unsqueeze(1)).squeeze(2), gelu(theirs.conv2(gelu(theirs.conv1(x)))))
+
+
+def test_a_token_of_convolutions_is_real_where_its_first_frame_is():
+    features = Features(kind="series", shape=(1, 3, 11))
+    encoder = TransformerEncoder(TransformerEncoder.Config(strides=(2, 2)), features)
+    mask = torch.arange(11) < torch.tensor([[11], [5], [4]])
+    assert encoder(torch.randn(3, 1, 3, 11), mask).mask.tolist() == [
+        [True] * 3,
+        [True, True, False],
+        [True, False, False],
+    ]
+
+
+def test_convolutions_over_time_need_time():
+    with pytest.raises(InputError, match=r"`strides` are over time, which image features do not have\. Use `patch`"):
+        TransformerEncoder(TransformerEncoder.Config(strides=(2,)), Features(kind="image", shape=(3, 8, 8)))

@@ -4,13 +4,14 @@ In words: x + attention(norm(x)), then x + down(GELU(up(norm(x)))), layer after 
 tokens.
 
 Shapes: image "batch channels height width" is cut into square patches of `patch` pixels, audio "batch 1 mels frames"
-into pieces of `patch` frames, both by one convolution (an incomplete patch at the end is left out); text "batch tokens"
-is embedded. Positions are learned.
+into pieces of `patch` frames, both by one convolution (an incomplete patch at the end is left out), or read by convolutions with
+`strides` (see `stem`); text "batch tokens" is embedded. Positions are learned.
 
 Source: Vaswani et al., Attention Is All You Need, NeurIPS 2017; pre-norm from Xiong et al., On Layer Normalization in
 the Transformer Architecture, ICML 2020; patches from Dosovitskiy et al., An Image is Worth 16x16 Words, ICLR 2021.
 """
 
+import math
 from collections.abc import Iterator
 from typing import ClassVar
 
@@ -23,6 +24,7 @@ from torch.nn import functional
 from triptych.encoders.attention import Attention
 from triptych.encoders.masked import Masked, all_real, masked_mean, real_tokens
 from triptych.encoders.patches import patches
+from triptych.encoders.stem import Stem
 from triptych.registry import register
 from triptych.structure import Encoded, Features, Member, Modality, Settings, Width, prefixed
 
@@ -58,22 +60,28 @@ class TransformerEncoder(nn.Module):
     """Transformer for image, audio and text."""
 
     class Config(Settings):
-        """`feedforward` features between up and down; `patch` is a side in pixels, or a length in frames."""
+        """`feedforward` features between up and down; `patch` is a side in pixels, or a length in frames; of sound and series,
+        `strides` of overlapping convolutions may stand in its place (Whisper: [1, 2]).
+        """
 
         width: PositiveInt = 128
         heads: PositiveInt = 4
         layers: PositiveInt = 4
         feedforward: PositiveInt = 256
         patch: PositiveInt = 8
+        strides: tuple[PositiveInt, ...] = ()
         dropout: float = Field(0.1, ge=0, lt=1)
 
     kinds: ClassVar[frozenset[Modality]] = frozenset({"image", "audio", "series", "text"})
 
     def __init__(self, config: Config, features: Features) -> None:
         super().__init__()
-        self.text, self.patch = features.kind == "text", config.patch
+        self.text, self.every = features.kind == "text", math.prod(config.strides) if config.strides else config.patch
         self.embed: nn.Module
-        if self.text:
+        if config.strides:
+            self.embed = stem = Stem(features, config.strides, config.width)
+            tokens = stem.tokens
+        elif self.text:
             self.embed, tokens = nn.Embedding(features.vocabulary, config.width, padding_idx=0), features.shape[0]
         else:
             self.embed, tokens = patches(features, config.patch, config.width)
@@ -90,13 +98,13 @@ class TransformerEncoder(nn.Module):
     ) -> Encoded:
         """The mean of the last layer's real tokens, and all tokens.
 
-        Of sound and series, `mask` says which frames are no padding; a patch is real where its first frame is.
+        Of sound and series, `mask` says which frames are no padding; a token is real where its first frame is.
         """
         embedded = self.embed(x) if self.text else self.embed(x).flatten(2).transpose(1, 2)
         if self.text:
             mask = real_tokens(x)
         elif mask is not None:
-            mask = mask[:, :: self.patch][:, : embedded.shape[1]]
+            mask = mask[:, :: self.every][:, : embedded.shape[1]]
         positions = self.positions(torch.arange(embedded.shape[1], device=x.device))
         stream = self.layers(Masked(self.dropout(embedded + positions), mask))
         tokens = self.norm(stream.x)
