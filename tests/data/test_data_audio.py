@@ -163,3 +163,15 @@ def test_filters_of_another_range_and_magnitudes_equal_librosa():
 def test_windows_and_ranges_that_cannot_be_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         features(**settings)
+
+
+def test_a_faster_clip_is_higher_and_shorter():
+    wave = torch.sin(2 * np.pi * 500 * torch.arange(8000) / 8000).repeat(40, 1)
+    audio = features(
+        sampling_rate=8000, seconds=1.0, speed=0.2, shift=0, noise=None, masks=0, normalise="none", mels=128, n_fft=1024
+    )
+    loud = audio.features(wave, True, torch.Generator().manual_seed(0))[:, 0] > 0
+    heights = loud.float().argmax(1)[:, 3]
+    assert heights.min() < audio.features(wave)[0, 0, :, 3].argmax() < heights.max()
+    lengths = loud.any(1).sum(1)
+    assert lengths.min() < lengths.max() == audio.shape.shape[2]

@@ -74,6 +74,7 @@ class AudioFeatures:
             "clip",
             description="by each clip's own mean and deviation (deaf to loudness), those of the training clips, or not",
         )
+        speed: float = Field(0.0, ge=0, lt=1, description="up to this share slower and lower, or faster and higher")
         shift: float = Field(0.1, ge=0, le=1, description="share of the clip")
         noise: tuple[float, float] | None = Field(
             (15.0, 40.0), description="signal-to-noise ratio in decibels, from and to"
@@ -203,6 +204,8 @@ class AudioFeatures:
         out = torch.empty(len(stack), *self.shape.shape)
         for start in range(0, len(stack), CHUNK):
             waves = stack[start : start + CHUNK]
+            if augment and self.config.speed:
+                waves = change.change_speed(waves, draw, share=self.config.speed)
             if augment and self.config.shift:
                 waves = change.shift_time(waves, draw, shift=self.config.shift)
             if augment and self.config.noise is not None:

@@ -99,7 +99,7 @@ class SeriesFeatures:
         if not augment:
             return stack
         draw = generator or torch.default_generator
-        x = _stretched(stack, draw, c.stretch) if c.stretch else stack
+        x = change.change_speed(stack, draw, share=c.stretch) if c.stretch else stack
         real = x.any(dim=2, keepdim=True)
         if c.noise:
             x = x + c.noise * torch.randn(x.shape, generator=draw) * real
@@ -158,20 +158,3 @@ def _refuse_channels(values: Float[np.ndarray, "steps channels"], channels: int,
             f"{where}: the series has {values.shape[1]} channels, but those of the training rows have {channels}.",
             "Give every row the same channels.",
         )
-
-
-def _stretched(
-    x: Float[Tensor, "batch 1 channels steps"], generator: torch.Generator, share: float
-) -> Float[Tensor, "batch 1 channels steps"]:
-    """Each series at a speed of its own, by linear interpolation; the end of one that grew too long is lost."""
-    steps = x.shape[-1]
-    speed = 1 + share * (2 * torch.rand(len(x), 1, generator=generator) - 1)
-    places = torch.arange(steps) * speed
-    left = places.floor().long()
-    weight = (places - left)[:, None, None, :]
-    padded = functional.pad(x, (0, 2))
-    first, second = (
-        padded.gather(3, (left + one).clamp(max=steps)[:, None, None, :].expand(-1, -1, x.shape[2], -1))
-        for one in (0, 1)
-    )
-    return (1 - weight) * first + weight * second
