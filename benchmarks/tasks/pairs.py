@@ -45,28 +45,53 @@ def emoji(folder: Path) -> Path:
     """Emoji and what they are called (Fluent emoji and emojilib, MIT). Training may read names and keywords, together and apart;
     names alone ask for valid and test emoji, and names with keywords for those in asked_with_keywords.csv.
     """
-    media = unpack("fluent_emoji_96.zip", folder / "media")
-    held: list[dict[str, Any]] = json.loads(inside(media, "meta.json.gz"))
-    random.Random(0).shuffle(held)  # noqa: S311 - pictures, not secrets
-    cuts = EMOJI["test"], EMOJI["test"] + EMOJI["valid"]
+    drawn = _drawn(folder)
 
-    def rows(some: list[dict[str, Any]], *, name: bool, keywords: bool) -> Rows:
+    def rows(split: str, *, name: bool, keywords: bool) -> Rows:
         return [
-            {
-                "picture": f"media/{one['file']}",
-                "words": " ".join([*([one["name"]] * name), *(one["keywords"] * keywords)]).replace("_", " "),
-                "emoji_id": one["char"],
-            }
-            for one in some
+            {"picture": f"media/{one['file']}", "words": _words(one, name, keywords), "emoji_id": one["char"]}
+            for one in drawn[split]
         ]
 
-    train = held[cuts[1] :]
     ways = ((True, False), (False, True), (True, True))
     return write_tables(
         folder,
         {"picture": "image", "words": "text", "emoji_id": "identity:target"},
-        train=[row for name, keywords in ways for row in rows(train, name=name, keywords=keywords)],
-        valid=rows(held[cuts[0] : cuts[1]], name=True, keywords=False),
-        test=rows(held[: cuts[0]], name=True, keywords=False),
-        asked_with_keywords=rows(held[: cuts[0]], name=True, keywords=True),
+        train=[row for name, keywords in ways for row in rows("train", name=name, keywords=keywords)],
+        valid=rows("valid", name=True, keywords=False),
+        test=rows("test", name=True, keywords=False),
+        asked_with_keywords=rows("test", name=True, keywords=True),
     )
+
+
+def classic(folder: Path) -> Path:
+    """Which of Unicode's nine groups an emoji belongs to, by its picture, its name and its keywords; the groups as `emojis` has them."""
+    from emojis import db
+
+    groups = {_plain(one.emoji): group for group in db.get_categories() for one in db.get_emojis_by_category(group)}
+    rows = {
+        split: [
+            {"picture": f"media/{one['file']}", "words": _words(one), "group": groups[_plain(one["char"])]}
+            for one in some
+        ]
+        for split, some in _drawn(folder).items()
+    }
+    return write_tables(folder, {"picture": "image", "words": "text", "group": "category:target"}, **rows)
+
+
+def _drawn(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """What is told of each emoji, by split; the pictures lie in `media`."""
+    media = unpack("fluent_emoji_96.zip", folder / "media")
+    held: list[dict[str, Any]] = json.loads(inside(media, "meta.json.gz"))
+    random.Random(0).shuffle(held)  # noqa: S311 - pictures, not secrets
+    cut, end = EMOJI["test"], EMOJI["test"] + EMOJI["valid"]
+    return {"train": held[end:], "valid": held[cut:end], "test": held[:cut]}
+
+
+def _words(one: dict[str, Any], name: bool = True, keywords: bool = True) -> str:
+    return " ".join([*([one["name"]] * name), *(one["keywords"] * keywords)]).replace("_", " ")
+
+
+def _plain(char: str) -> str:
+    """An emoji without the mark that asks for colours, which sources set or leave out."""
+    return char.replace("\ufe0f", "")
