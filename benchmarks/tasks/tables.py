@@ -20,13 +20,13 @@ from benchmarks.packs import inside, pack, unpack, write_tables
 from benchmarks.tasks.dense import bccd, camvid
 from benchmarks.tasks.handwriting import moving, order
 from benchmarks.tasks.made import heard, speech, speech_one_voice
-from benchmarks.tasks.pairs import emoji, retrieval
+from benchmarks.tasks.pairs import classic, emoji, retrieval
 from benchmarks.tasks.splits import Rows, apart, voices_of
 from benchmarks.tasks.texts import an4, captions, spoken, translation
 
 WORK = Path("runs/tasks")
 EMOTIONS = {"W": "anger", "L": "boredom", "E": "disgust", "A": "fear", "F": "happiness", "T": "sadness", "N": "neutral"}
-SPEAKERS = {"valid": ("08", "10"), "test": ("03", "13")}  # of EmoDB: a man and a woman each, or as near as it has
+Pair = tuple[str, str]  # speakers
 ROWS = {"train": 20_000, "valid": 1_000, "test": 4_000}
 
 
@@ -82,13 +82,13 @@ def matching(folder: Path) -> Path:
     return write_tables(folder, schema, train=rows("train"), valid=rows("dev"), test=rows("test"))
 
 
-def emotion(folder: Path) -> Path:
-    """Seven acted emotions in German sentences, by speakers that training never heard (EmoDB; research use)."""
+def emotion(folder: Path, test: Pair = ("03", "13"), valid: Pair = ("08", "10")) -> Path:
+    """Seven acted emotions in German sentences, by speakers that training never heard, a man and a woman (EmoDB; research use)."""
     media = unpack("emodb_16k_opus.zip", folder / "media")
     rows: dict[str, Rows] = {"train": [], "valid": [], "test": []}
     for file in sorted(media.rglob("*.opus")):
         speaker = file.stem[:2]
-        split = next((name for name, speakers in SPEAKERS.items() if speaker in speakers), "train")
+        split = "test" if speaker in test else "valid" if speaker in valid else "train"
         rows[split].append(
             {"voice": str(file.relative_to(folder)), "emotion": EMOTIONS[file.stem[5]], "speaker": f"speaker {speaker}"}
         )
@@ -171,7 +171,7 @@ TASKS: dict[str, Callable[[Path], Path]] = {
     f.__name__: f
     for f in (
         *(easy_vqa, nlvr, matching, emotion, sounds, digits, signs, moving, order),
-        *(captions, translation, an4, spoken, retrieval, emoji),
+        *(captions, translation, an4, spoken, retrieval, emoji, classic),
         *(speech, speech_one_voice, heard),
         *(camvid, bccd),
     )

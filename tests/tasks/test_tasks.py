@@ -31,7 +31,7 @@ def test_scores_are_one_where_the_answer_is_right(classify):
     assert classify.scores(logits, labels).tolist() == [1, 0, 1]
     metrics = classify.metrics(logits, labels)
     assert metrics["accuracy"] == pytest.approx(2 / 3)
-    assert set(metrics) == {"accuracy", "f1", "auroc"}
+    assert set(metrics) == {"accuracy", "recall", "f1", "auroc"}
 
 
 def test_answers_name_the_label_and_its_probability(classify):

@@ -78,7 +78,7 @@ class Classify(nn.Module):
         return _softmax(logits)[np.arange(len(labels)), labels]
 
     def metrics(self, logits: Float[np.ndarray, "rows classes"], labels: Int[np.ndarray, " rows"]) -> dict[str, float]:
-        """Accuracy, macro F1 and macro one-against-rest AUROC, by torchmetrics."""
+        """Accuracy, the mean recall of the classes that are there, macro F1 and macro one-against-rest AUROC, these two by torchmetrics."""
         from torchmetrics.functional import classification as tm
 
         classes = len(self.config.labels)
@@ -87,7 +87,10 @@ class Classify(nn.Module):
             warnings.simplefilter("ignore")  # of classes that these rows do not hold: they count as 0
             f1 = tm.multiclass_f1_score(prediction, truth, classes, average="macro")
             auroc = tm.multiclass_auroc(prediction, truth, classes, average="macro")
-        return {"accuracy": float(self.scores(logits, labels).mean()), "f1": float(f1), "auroc": float(auroc)}
+        right = self.scores(logits, labels)
+        recall = np.mean([right[labels == label].mean() for label in np.unique(labels)])
+        found = {"accuracy": right.mean(), "recall": recall, "f1": f1, "auroc": auroc}
+        return {name: float(value) for name, value in found.items()}
 
     def answers(self, logits: Float[np.ndarray, "rows classes"]) -> list[dict[str, Any]]:
         """For each row the likeliest label and its probability."""
