@@ -1,8 +1,9 @@
 """Every task: trained by its recipe, made a quarter of its bytes, exported and asked; what parts of its input can do stands beside it.
 
-    python -m benchmarks.tasks.run [NAME ...]
+    python -m benchmarks.tasks.run [--anew] [NAME ...]
 
-Each finished task is kept in results/tasks/NAME.json; those that are named are done again.
+Each finished task is kept in results/tasks/NAME.json. Without names all that have no row yet are done, and what an earlier run finished
+is used; `--anew` throws that away first.
 """
 
 import json
@@ -86,12 +87,20 @@ def beside(name: str) -> dict[str, dict[str, float]]:
     return {label: scored(train_recipe(recipe(name, change), WORK / name / label)) for label, change in changes.items()}
 
 
+def timed(name: str) -> tuple[TrainedModel, float]:
+    """The task's model, and the minutes that its training took when it was done, perhaps by an earlier run."""
+    clock = WORK / name / "minutes.txt"
+    began = time.monotonic()
+    trained = train_recipe(recipe(name, {}), WORK / name / "model")
+    if not clock.exists():
+        clock.write_text(str((time.monotonic() - began) / 60))
+    return trained, float(clock.read_text())
+
+
 def measured(name: str) -> dict[str, Any]:
     """Train, compress, export, ask for one row, and look up what the report says."""
     folder = WORK / name
-    began = time.monotonic()
-    trained = train_recipe(recipe(name, {}), folder / "model")
-    minutes = (time.monotonic() - began) / 60
+    trained, minutes = timed(name)
     request = Request(model=folder / "model", data=tables(name), out=folder / "compressed", size=SIZE, keep=KEEP)
     command = f"triptych compress {folder / 'model'} --data {tables(name)} --size {SIZE} --keep {KEEP}"
     try:
@@ -125,11 +134,11 @@ def asked(trained: TrainedModel, name: str) -> dict[str, Any]:
 
 def main() -> None:
     """The tasks that were named, or all that have no row yet."""
-    for name in sys.argv[1:]:
-        for made in (WORK / name).glob("*"):
-            if made.name != "data":
-                shutil.rmtree(made) if made.is_dir() else made.unlink()
-    for name in sys.argv[1:] or [name for name in RECIPES if not record.read(f"tasks/{name}")]:
+    names = [name for name in sys.argv[1:] if name != "--anew"]
+    if "--anew" in sys.argv[1:]:
+        for made in (made for name in names for made in (WORK / name).glob("*") if made.name != "data"):
+            shutil.rmtree(made) if made.is_dir() else made.unlink()
+    for name in names or [name for name in RECIPES if not record.read(f"tasks/{name}")]:
         record.write(f"tasks/{name}", measured(name))
 
 

@@ -158,6 +158,15 @@ def test_numbers_and_categories_alone_may_repeat(data, age, level):
     assert data.check(kinds=kinds).usable("test") == [0, 1, 2, 3]
 
 
+def test_texts_of_which_there_are_few_may_repeat_beside_no_picture(data):
+    for split in ("train", "test"):
+        for row in range(len(data.rows[split])):
+            data.spoil(split, row, "caption", f"question {row % 2}")
+    kinds = {**KINDS, "photo": "image:ignore", "clip": "audio:ignore", "age": "number:ignore"}
+    found = next(f for f in data.check(kinds=kinds).findings if f.code == "row_in_training")
+    assert (found.level, found.rows) == ("warning", (0, 1, 2, 3))
+
+
 def test_rows_with_missing_cells_are_compared_by_the_others(data):
     for split in ("train", "test"):
         for column in ("photo", "clip", "age"):

@@ -164,8 +164,10 @@ def rows_in_training(part: Part, train: Part, schema: Schema) -> Iterator[Findin
     made = schema.target is not None and schema.target.kind == "audio"  # a word may be said in many ways
     rows = [] if made else [i for i, key in enumerate(part.keys) if key in trained]
     if rows:
-        kinds = {field.kind for field in schema.inputs}  # categories repeat, and numbers may
-        level: Level = "note" if kinds == {"category"} else "warning" if kinds <= {"category", "number"} else "error"
+        kinds = {field.kind for field in schema.inputs}  # categories repeat, numbers may, and texts where few are asked
+        few = kinds <= {"category", "number", "text"} and 2 * len(set(train.keys)) <= len(train.keys)
+        usual = kinds <= {"category", "number"} or few
+        level: Level = "note" if kinds == {"category"} else "warning" if usual else "error"
         twin = train.table.place(trained[part.keys[rows[0]]])
         several = f"{len(rows)} rows are training rows too (the first is {twin})."
         message = f"the row is a training row too ({twin})." if len(rows) == 1 else several
