@@ -84,7 +84,7 @@ def main() -> None:
                     "interval": [outcome.verdict.kept.low, outcome.verdict.kept.high],
                 },
                 "modalities": {
-                    n: {"probability": k.interval.point, "answers": k.answers}
+                    n: {"probability": k.interval.point, "answers": k.answers.point}
                     for n, k in outcome.verdict.modalities.items()
                 },
                 "minutes": minutes,

@@ -61,7 +61,7 @@ def test_coin_tosses_without_a_modality_do_not_widen_the_interval():
     )
     kept = judge(Contract(keep=0.98, keep_modality=0.97), one, other, []).modalities["image"]
     assert kept.interval == (1, 1, 1)
-    assert kept.answers == pytest.approx((1 - tosses[1].mean()) / (1 - tosses[0].mean()))
+    assert kept.answers.point == pytest.approx((1 - tosses[1].mean()) / (1 - tosses[0].mean()))
 
 
 def test_confidence_alone_does_not_buy_a_contribution(before):
@@ -71,4 +71,17 @@ def test_confidence_alone_does_not_buy_a_contribution(before):
     after = quality(RIGHT, {"image": leaning, "sound": HALF, "noise": RIGHT})
     after = replace(after, soft=before.soft)
     verdict = judge(Contract(keep=0.99, keep_modality=0.95), before, after, [])
-    assert verdict.broken == ["contribution of image kept 100.0% in probability, but 80.0% < 95.0% in answers"]
+    (said,) = verdict.broken
+    assert said.startswith("contribution of image kept 100.0% in probability, but 80.0% (")
+    assert said.endswith(") < 95.0% in answers")
+
+
+def test_one_answer_of_fourteen_is_no_broken_promise():
+    """Where either modality would do alone, what one adds is a handful of rows, and chance takes one of them."""
+    before, after = (np.concatenate([np.zeros(count), np.ones(1_000 - count)]) for count in (14, 13))
+    all_right = np.ones(1_000)
+    soft = {"all": all_right, "without:image": np.full(1_000, 0.9)}
+    one, other = (replace(quality(all_right, {"image": without}), soft=soft) for without in (before, after))
+    verdict = judge(Contract(keep=0.97, keep_modality=0.95), one, other, [])
+    assert verdict.modalities["image"].answers.point == pytest.approx(13 / 14)
+    assert not verdict.broken

@@ -9,7 +9,8 @@ nothing before has nothing to keep; it is named, not judged.
 
 Without m a classifier often has to choose between answers that are equally likely, and two good models toss that coin differently.
 So the interval of kept_m is of the probabilities given to the truth, in which there is no coin, ten times narrower than that of the
-answers. The answers have a say too: by them kept_m must reach the promise at the point, so that confidence alone buys nothing.
+answers. The answers have a say too, so that confidence alone buys nothing: where chance does not explain that kept_m falls short by
+them (their whole interval lies below the promise), the promise is broken.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float64, Shaped
 
-from triptych.evaluate.bootstrap import Interval, kept_contribution, paired_bootstrap, ratio
+from triptych.evaluate.bootstrap import Interval, kept_contribution, paired_bootstrap
 from triptych.evaluate.quality import Quality
 from triptych.structure import Settings
 
@@ -36,15 +37,15 @@ class Contract(Settings):
 
 @dataclass(frozen=True)
 class Kept:
-    """What is left of a modality's contribution: by the probabilities, with an interval, and by the answers."""
+    """What is left of a modality's contribution: by the probabilities, and by the answers."""
 
     interval: Interval
-    answers: float
+    answers: Interval
 
     @property
     def judged(self) -> bool:
         """Whether the modality contributed anything before."""
-        return bool(np.isfinite(self.interval.point) and np.isfinite(self.answers))
+        return bool(np.isfinite(self.interval.point) and np.isfinite(self.answers.point))
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,11 @@ class Verdict:
             low, words = kept.interval.low, f"contribution of {name} kept {kept.interval.point:.1%}"
             if kept.judged and low < least:
                 found.append(f"{words}, lower bound {low:.1%} < {least:.1%}")
-            elif kept.judged and kept.answers < least:
-                found.append(f"{words} in probability, but {kept.answers:.1%} < {least:.1%} in answers")
+            elif kept.judged and kept.answers.high < least:
+                point, low, high = kept.answers
+                found.append(
+                    f"{words} in probability, but {point:.1%} ({low:.1%} to {high:.1%}) < {least:.1%} in answers"
+                )
         return found
 
 
@@ -83,10 +87,8 @@ def judge(
         kind, _, name = condition.partition(":")
         if kind == "without":
             interval = kept_contribution(*_four(before.soft, after.soft, condition), groups, seed=seed)
-            all_before, without_before, all_after, without_after = _four(before.scores, after.scores, condition)
-            each_once = np.ones((1, len(all_before)))
-            answers = ratio(all_before - without_before, all_after - without_after, each_once)
-            modalities[name] = Kept(interval, float(answers[0]))
+            answers = kept_contribution(*_four(before.scores, after.scores, condition), groups, seed=seed)
+            modalities[name] = Kept(interval, answers)
     return Verdict(contract, kept, modalities)
 
 

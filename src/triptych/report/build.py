@@ -109,7 +109,8 @@ def _contract(verdict: Verdict) -> schema.Contract:
                 keep=verdict.contract.keep_modality,
                 kept=kept.interval.point,
                 interval=(kept.interval.low, kept.interval.high),
-                kept_answers=kept.answers,
+                kept_answers=kept.answers.point,
+                answers_interval=(kept.answers.low, kept.answers.high),
             )
             for name, kept in verdict.modalities.items()
         },

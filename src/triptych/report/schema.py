@@ -95,14 +95,15 @@ class Ratio(Record):
 class Kept(Record):
     """The share of a modality's contribution that is left; None where it contributed nothing to begin with.
 
-    `kept` and its interval are of the probability given to the truth, `kept_answers` of the quality metric itself, and `keep` is
-    the share that was promised.
+    `kept` and its interval are of the probability given to the truth, `kept_answers` and `answers_interval` of the quality metric
+    itself, and `keep` is the share that was promised.
     """
 
     keep: float
     kept: Perhaps = None
     interval: PerhapsInterval = None
     kept_answers: Perhaps = None
+    answers_interval: PerhapsInterval = None
 
 
 class Contract(Record):

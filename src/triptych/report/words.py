@@ -1,5 +1,7 @@
 """Numbers as the page says them, and its sentences. Rounding never hides a broken promise."""
 
+import math
+
 from triptych.console import human_bytes, percent
 from triptych.report.schema import Contract, Interval, Kept, Report
 
@@ -151,7 +153,7 @@ def _breach(contract: Contract) -> str:
     whole = _whole(contract)
     worst = weakest(contract)
     name, item = worst if worst and _margin(worst[1]) < _margin(whole) else ("the whole model", whole)
-    by_answers = item.kept_answers is not None and item.kept_answers < _low(item)
+    by_answers = _by_answers(item) < _low(item)
     kept = f"{kept_share(item.kept_answers or 0.0, item.keep)} by its answers" if by_answers else _with_interval(item)
     return f"{name} keeps {kept} where {goal(item.keep)} was promised"
 
@@ -166,8 +168,14 @@ def _low(item: Kept) -> float:
 
 def _margin(item: Kept) -> float:
     """How far the least that may have been kept is above the promise."""
-    least = _low(item) if item.kept_answers is None else min(_low(item), item.kept_answers)
-    return least - item.keep
+    return min(_low(item), _by_answers(item)) - item.keep
+
+
+def _by_answers(item: Kept) -> float:
+    """The most that chance lets the answers have kept; reports of before there was an interval have the point alone."""
+    if item.answers_interval:
+        return item.answers_interval[1]
+    return math.inf if item.kept_answers is None else item.kept_answers
 
 
 def _with_interval(item: Kept) -> str:
