@@ -1,9 +1,9 @@
-"""Which emotion, by speakers that training never heard: a CNN, an RNN and a transformer, each with five pairs of speakers left out in turn.
+"""Which emotion, by speakers that training never heard: a CNN, an RNN and a transformer, each with four pairs of speakers left out in turn.
 
     python -m benchmarks.tasks.emotion [ENCODER ...]
 
-The pair that comes next validates. Writes results/emotion.json after each training; those that are there are not done again unless
-their encoder is named.
+Two more speakers validate every time; the recipe's settings were chosen on them alone. Writes results/emotion.json after each training;
+those that are there are not done again unless their encoder is named.
 """
 
 import sys
@@ -20,7 +20,7 @@ from triptych import console
 from triptych.train.run import train_recipe
 
 FOLDER = Path("runs/emotion")
-PAIRS = (("03", "08"), ("10", "09"), ("11", "13"), ("12", "14"), ("15", "16"))  # a man and a woman each
+PAIRS = (("03", "09"), ("11", "13"), ("12", "14"), ("15", "16"))  # a man and a woman each
 ENCODERS: dict[str, dict[str, Any]] = {
     "cnn": {},  # the recipe's own
     "rnn": {"name": "rnn", "cell": "gru", "hidden": 96, "layers": 2, "stack": 2, "dropout": 0.3},
@@ -30,9 +30,9 @@ ENCODERS: dict[str, dict[str, Any]] = {
 
 def reached(name: str, number: int) -> dict[str, float]:
     """Accuracy and unweighted average recall on one pair, with one encoder."""
-    data, following = FOLDER / f"{number}", PAIRS[(number + 1) % len(PAIRS)]
+    data = FOLDER / f"{number}"
     if not (data / "schema.yaml").exists():
-        tables.emotion(data, PAIRS[number], following)
+        tables.emotion(data, PAIRS[number])
     asked = run.recipe("emotion", {})
     voice = asked.model.inputs["voice"]
     inputs = {"voice": voice.model_copy(update={"encoder": ENCODERS[name] or voice.encoder})}
@@ -67,7 +67,7 @@ def main() -> None:
         [name, *(f"{m:.1%} ({low:.1%} to {high:.1%})" for m, low, high in row["mean"].values())]
         for name, row in rows.items()
     ]
-    console.table("EmoDB, mean over five left-out pairs of speakers", ["", "accuracy", "UAR"], shown)
+    console.table("EmoDB, mean over four left-out pairs of speakers", ["", "accuracy", "UAR"], shown)
 
 
 if __name__ == "__main__":
