@@ -14,7 +14,7 @@ from triptych.compress.passes import Surroundings
 from triptych.compress.planner import Budget, make_plan
 from triptych.compress.run import Compressed, compress
 from triptych.data.samples import Samples
-from triptych.data.splits import Splits, read_splits
+from triptych.data.splits import Splits
 from triptych.errors import ContractBroken
 from triptych.evaluate.bootstrap import Interval
 from triptych.evaluate.size import size_bytes
@@ -54,7 +54,7 @@ def carry_out(
 
     began = time.monotonic()
     original = read_model(request.model)
-    splits = read_splits(request.data)
+    splits = original.splits(request.data)
     budget = read_budget(request)
     distil = plans.Distil(steps=request.steps)
     if dry_run:

@@ -140,6 +140,11 @@ def guess(table: Table, target: str | None = None, overrides: Mapping[str, str] 
     return schema
 
 
+def marked(overrides: Mapping[str, str]) -> str | None:
+    """The column that overrides for `guess` make the target, as far as they say it."""
+    return _told_target({name: _parse(name, text) for name, text in overrides.items()})
+
+
 def _told_target(told: Mapping[str, tuple[Kind | None, Role | None]]) -> str | None:
     """The column that is marked as the target, else one of a kind that can be nothing else.
 

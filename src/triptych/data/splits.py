@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from triptych.data.layouts import read_layout
-from triptych.data.schema import SPLIT_NAMES, Schema, guess, read_schema
+from triptych.data.schema import SPLIT_NAMES, Schema, guess, marked, read_schema
 from triptych.data.table import Table, read_table
+from triptych.data.target import Target
 from triptych.errors import InputError
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
@@ -51,7 +52,12 @@ class Splits:
 
 
 def read_splits(
-    path: Path, *, target: str | None = None, overrides: Mapping[str, str] | None = None, seed: int = 0
+    path: Path,
+    *,
+    target: str | None = None,
+    overrides: Mapping[str, str] | None = None,
+    seed: int = 0,
+    answered: Target | None = None,
 ) -> Splits:
     """Read DATA: a table, a folder of tables, a folder per class, a Hugging Face dataset directory, or a known layout.
 
@@ -60,6 +66,7 @@ def read_splits(
         target: the column to predict; default: what schema.yaml, the layout or the guess says.
         overrides: kinds by column, stronger than schema.yaml beside the table.
         seed: of the draw that splits a single table.
+        answered: what the model that reads the rows answers: their target, unless the table has no such column.
 
     Raises:
         InputError: nothing is there, or it cannot be read.
@@ -69,10 +76,13 @@ def read_splits(
     found = _split_files(path) if path.is_dir() else {}
     schema_file = (path if path.is_dir() else path.parent) / "schema.yaml"
     told = (read_schema(schema_file) if schema_file.exists() else {}) | dict(overrides or {})
-    tables = {split: read_table(file) for split, file in found.items()} or _set_apart(read_layout(path) or {})
+    wanted = answered.name if answered else target or marked(told)
+    tables = {split: read_table(file) for split, file in found.items()} or _set_apart(read_layout(path, wanted) or {})
     if not tables:
         tables = {"": read_table(path)}
     first = tables.get("train", next(iter(tables.values())))
+    if answered and answered.name in first.names:
+        target, told = answered.name, told | {answered.name: f"{answered.kind}:target"}
     schema = guess(first, target, told)
     if set(tables) == {""}:
         tables = _apart(first, schema, seed)

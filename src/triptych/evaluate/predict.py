@@ -12,7 +12,6 @@ from triptych import console
 from triptych.data.audio import AudioFeatures
 from triptych.data.decode import decode_image, media_source
 from triptych.data.samples import Samples
-from triptych.data.splits import read_splits
 from triptych.data.table import Table
 from triptych.decoders.search import Sampler
 from triptych.errors import InputError
@@ -133,7 +132,7 @@ def predict_table(model: Path, data: Path, out: Path | None = None, sampler: Sam
     masks and drawings under the name of their picture. A `sampler` as of `predict_fields`.
     """
     loaded = _opened(model, sampler)
-    splits = read_splits(data)
+    splits = loaded.splits(data)
     rows = []
     for split, table in splits.tables.items():
         samples = Samples(table, loaded.processor, splits.schema)

@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 from triptych.data.samples import Samples
-from triptych.data.splits import read_splits
 from triptych.evaluate.verb import engine_for
 from triptych.models.store import read_model
 
@@ -17,7 +16,7 @@ ROWS = 32
 def answer(model: Path, data: Path, engine: str) -> None:
     """Run the rows; nothing is printed."""
     loaded = read_model(model)
-    splits = read_splits(data)
+    splits = loaded.splits(data)
     samples = Samples(splits.table("test"), loaded.processor, splits.schema)
     run = engine_for(loaded, samples, engine)
     for row in range(min(ROWS, len(samples))):

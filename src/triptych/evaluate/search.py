@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from triptych import artifact, console
 from triptych.data.processor import Processor
-from triptych.data.splits import Splits, read_splits
+from triptych.data.splits import Splits
 from triptych.data.table import Table
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.errors import InputError
@@ -107,7 +107,8 @@ def search(
         InputError: not one FIELD=VALUE, an unknown column, a model that cannot search, or a table that lacks the column.
         ArtifactError: `out` holds the vectors of another model or table.
     """
-    loaded, splits = read_model(model), read_splits(data)
+    loaded = read_model(model)
+    splits = loaded.splits(data)
     given = given_fields(words, loaded.model.fields)
     if len(given) != 1:
         raise InputError(f"A search starts from one field, not from {' and '.join(given)}.", "Leave the others out.")

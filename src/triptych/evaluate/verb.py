@@ -6,7 +6,6 @@ from typing import Any
 
 from triptych import console
 from triptych.data.samples import Samples
-from triptych.data.splits import read_splits
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.engines.torch import TorchEngine
 from triptych.errors import InputError
@@ -25,7 +24,6 @@ def evaluate_models(
     """Quality under every condition, bytes and latency; with `against`, the share of its quality that is kept."""
     if engine not in ENGINES:
         raise InputError(f"There is no engine {engine!r}.", f"Choose one of: {', '.join(ENGINES)}.")
-    splits = read_splits(data)
     found: dict[str, Any] = {}
     qualities: list[Quality] = []
     groups: list[Any] = []
@@ -33,6 +31,7 @@ def evaluate_models(
         if folder is None:
             continue
         loaded = read_model(folder)
+        splits = loaded.splits(data)
         samples = Samples(splits.table(split), loaded.processor, splits.schema)
         groups = list(samples.groups.values())
         run = engine_for(loaded, samples, engine)

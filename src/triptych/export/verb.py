@@ -10,7 +10,6 @@ from transformers import GenerationConfig
 from triptych import artifact, console
 from triptych.compress.calibrate import calibration
 from triptych.data.samples import Samples
-from triptych.data.splits import read_splits
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.engines.torch import TorchEngine
 from triptych.errors import InputError, NumericsError
@@ -112,7 +111,7 @@ def _export_graph(model: Path, out: Path, data: Path | None) -> None:
 
 def _rows(loaded: Loaded, data: Path | None) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     if data is not None:
-        splits = read_splits(data)
+        splits = loaded.splits(data)
         samples = Samples(splits.table("test"), loaded.processor, splits.schema)
         batch = samples.batch(range(min(ROWS, len(samples))))
         return batch.inputs, batch.presence

@@ -13,6 +13,7 @@ from triptych import artifact
 from triptych.compress.quantize.layers import QuantizedWeight, apply
 from triptych.compress.quantize.storage import from_tensors, to_tensors
 from triptych.data.processor import Processor
+from triptych.data.splits import Splits, read_splits
 from triptych.errors import ArtifactError
 from triptych.models.fusion_model import FusionConfig, FusionModel
 
@@ -28,6 +29,14 @@ class Loaded:
     quantized: dict[str, QuantizedWeight] = field(default_factory=dict)
     folder: Path | None = None
     sha256: str = ""
+
+    def splits(self, data: Path) -> Splits:
+        """The tables of DATA with what this model answers as their target.
+
+        Raises:
+            InputError: nothing is there, or it cannot be read.
+        """
+        return read_splits(data, answered=self.processor.target)
 
 
 def write_model(

@@ -8,6 +8,7 @@ from PIL import Image
 from triptych.data.check import check
 from triptych.data.layouts import read_layout
 from triptych.data.splits import read_splits
+from triptych.data.target import Target
 from triptych.errors import InputError
 
 CATEGORIES = [{"id": 1, "name": "cat"}, {"id": 7, "name": "dog"}]
@@ -49,11 +50,14 @@ def test_captions_of_a_folder_and_of_one_file(captions):
     for path in (captions, captions / "annotations/captions_train2017.json"):
         splits = read_splits(path)
         assert str(splits.schema) == "image: image:input\ncaption: text:target\nimage_id: category:group"
-        assert {split: len(table) for split, table in splits.tables.items()} == {"train": 18, "valid": 2, "test": 2}
+        assert {split: len(table) for split, table in splits.tables.items()} == {"train": 9, "valid": 1, "test": 2}
         assert check(splits.tables, splits.schema).of("error") == ()
-    row = read_layout(captions)["train"].row(3)
-    assert row == {"image": "train2017/001.jpg", "caption": "picture 1, told 1", "image_id": "train2017/001"}
-    assert read_layout(captions)["train"].place(3) == "captions_train2017.json, annotation 4"
+    row = {"image": "train2017/001.jpg", "image_id": "train2017/001"}
+    written, read = (read_layout(captions, target)["train"] for target in ("caption", "image_id"))
+    assert written.row(1) == {**row, "caption": "picture 1, told 0\npicture 1, told 1"}
+    assert written.place(1) == "captions_train2017.json, annotation 3"
+    assert read.row(3) == {**row, "caption": "picture 1, told 1"}
+    assert read.place(3) == "captions_train2017.json, annotation 4"
 
 
 def test_boxes_become_corners_and_crowds_are_left_out(tmp_path):
@@ -106,16 +110,19 @@ def test_a_picture_that_is_listed_and_absent_names_its_annotation(captions):
     (captions / "train2017/004.jpg").unlink()
     splits = read_splits(captions / "annotations/captions_train2017.json")
     found = [f for f in check(splits.tables, splits.schema).findings if f.level == "error"]
-    assert [(f.code, len(f.rows)) for f in found] == [("missing_file", 2)]
-    assert found[0].message.startswith("captions_train2017.json, annotations 9, 10, column image: 2 files are missing.")
+    assert [(f.code, len(f.rows)) for f in found] == [("missing_file", 1)]
+    assert found[0].message.startswith("captions_train2017.json, annotation 9, column image: there is no file")
 
 
-def test_captions_and_boxes_in_one_folder(captions):
+def test_of_captions_and_boxes_in_one_folder_the_target_decides(captions):
     write(captions / "annotations/instances_train2017.json", [image(0)], [], categories=CATEGORIES)
     assert refused(captions) == (
-        f"{captions / 'annotations'} holds captions and boxes. Give one of the files, as "
-        f"{captions / 'annotations/captions_train2017.json'}: its other splits come with it."
+        f"{captions / 'annotations'} holds captions and boxes. Say which is the target, caption or boxes, or give one of the files, "
+        f"as {captions / 'annotations/captions_train2017.json'}: its other splits come with it."
     )
+    assert read_splits(captions, target="caption").schema.target.kind == "text"
+    assert read_splits(captions, overrides={"boxes": "boxes:target"}).schema.target.kind == "boxes"
+    assert read_splits(captions, answered=Target(name="boxes", kind="boxes")).schema.target.kind == "boxes"
 
 
 def test_a_json_file_that_is_cut_off(captions):

@@ -6,6 +6,7 @@ from PIL import Image
 from triptych.data.check import check
 from triptych.data.layouts import read_layout
 from triptych.data.splits import read_splits
+from triptych.data.target import Target
 from triptych.errors import InputError
 
 LISTS = {"train": range(6), "dev": (6, 7), "test": (8, 9)}  # picture 10 stands in none
@@ -30,14 +31,14 @@ def flickr(tmp_path: Path) -> Path:
 
 def test_captions_by_the_lists_of_photos(flickr):
     splits = read_splits(flickr)
-    assert {split: len(table) for split, table in splits.tables.items()} == {"train": 12, "valid": 4, "test": 4}
+    assert {split: len(table) for split, table in splits.tables.items()} == {"train": 6, "valid": 2, "test": 2}
     assert str(splits.schema) == "image: image:input\ncaption: text:target\nimage_id: category:group"
-    assert splits.table("test").row(3) == {
+    assert splits.table("test").row(1) == {
         "image": "Flicker8k_Dataset/9_a.jpg",
-        "caption": "The dog , number 9 , runs fast .",
+        "caption": "The dog , number 9 , runs  .\nThe dog , number 9 , runs fast .",
         "image_id": "9_a",
     }
-    assert splits.table("test").place(3) == "Flickr8k.token.txt, line 20"
+    assert splits.table("test").place(1) == "Flickr8k.token.txt, line 19"
     report = check(splits.tables, splits.schema)
     assert report.of("error") == ()
     assert [f.message for f in report.findings if f.code == "layout"] == [
@@ -68,21 +69,41 @@ def test_without_lists_whole_photos_are_drawn(flickr):
     for file in (flickr / "Flickr8k_text").glob("*Images.txt"):
         file.unlink()
     tables = read_splits(flickr).tables
-    assert sum(map(len, tables.values())) == 22
+    assert sum(map(len, tables.values())) == 11
     photos = [set(table.column("image_id")) for table in tables.values()]
     assert sum(map(len, photos)) == 11
 
 
 def test_a_caption_without_words_and_a_photo_that_is_absent(flickr):
     token = flickr / "Flickr8k_text/Flickr8k.token.txt"
-    token.write_text(token.read_text().replace("The dog , number 2 , runs  .", " . . ."))
+    words = token.read_text().replace("The dog , number 2 , runs  .", " . . .")
+    token.write_text(
+        words.replace("The dog , number 3 , runs  .", ". .").replace("The dog , number 3 , runs fast .", ".")
+    )
     (flickr / "Flicker8k_Dataset/8_a.jpg").unlink()
     splits = read_splits(flickr)
+    assert splits.table("train").column("caption")[2] == "The dog , number 2 , runs fast ."
     report = check(splits.tables, splits.schema)
+    assert [f.message for f in report.of("note")][1] == "Flickr8k.token.txt, line 5: 1 caption without a word left out."
     assert [(f.code, f.message.split(":")[0]) for f in report.of("error")] == [
-        ("no_words", "Flickr8k.token.txt, line 5, column caption"),
-        ("missing_file", "Flickr8k.token.txt, lines 17, 18, column image"),
+        ("no_words", "Flickr8k.token.txt, line 7, column caption"),
+        ("missing_file", "Flickr8k.token.txt, line 17, column image"),
     ]
+
+
+def test_captions_that_are_read_are_a_row_each(flickr):
+    asked = read_splits(flickr, overrides={"image_id": "identity:target", "caption": "text:input"})
+    known = read_splits(flickr, answered=Target(name="image_id", kind="identity"))
+    for splits in (asked, known):
+        assert {split: len(table) for split, table in splits.tables.items()} == {"train": 12, "valid": 4, "test": 4}
+        assert splits.schema.target.name == "image_id"
+        assert splits.schema.target.kind == "identity"
+    row = asked.table("test").row(3)
+    assert row == {
+        "image": "Flicker8k_Dataset/9_a.jpg",
+        "caption": "The dog , number 9 , runs fast .",
+        "image_id": "9_a",
+    }
 
 
 @pytest.mark.parametrize("line", ["0_a.jpg A dog .", "0_a.jpg\tA dog .", "0_a.jpg#x\tA dog ."])

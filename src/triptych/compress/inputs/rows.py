@@ -13,6 +13,7 @@ from triptych.data.decode import audio_source, decode_audio, decode_image, media
 from triptych.data.schema import Schema, guess
 from triptych.data.splits import read_splits
 from triptych.data.table import Table
+from triptych.data.target import references
 from triptych.data.video import decode_video
 from triptych.errors import InputError
 from triptych.limits import LIMITS
@@ -156,6 +157,8 @@ class Rows:
             return [(media_source(cell, self.table.root, where), where) for cell, where in present(modality)]
 
         answer = cells[self.columns.answer] if self.columns.answer else None
+        if answer is not None and self.table.kinds:  # of a layout, which may say the same in several ways
+            answer = next(iter(references(answer)), answer)
         text = [cells[name] for name in self.columns.text if cells[name] is not None]
         return Sample(
             text="\n".join(str(cell) for cell in text)[: LIMITS.text_characters],

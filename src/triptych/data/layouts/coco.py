@@ -14,6 +14,8 @@ from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from triptych.data.boxes import write_boxes
+from triptych.data.layouts.captions import CAPTION
+from triptych.data.layouts.captions import KINDS as CAPTIONS
 from triptych.data.layouts.pictures import Pictures, find_pictures, folders, scale_of, scaling_note
 from triptych.data.layouts.split_folders import split_folders
 from triptych.data.schema import SPLIT_NAMES
@@ -22,7 +24,7 @@ from triptych.errors import InputError
 
 EXPORTED = "_annotations.coco.json"
 NAMED = re.compile(r"(captions|instances)_([a-z]+)\d*", re.IGNORECASE)
-CAPTIONS = {"image": "image:input", "caption": "text:target", "image_id": "category:group"}
+KINDS = {"captions": CAPTION, "instances": "boxes"}  # of files, and what they answer
 BOXES = {"image": "image:input", "boxes": "boxes:target", "image_id": "category:group"}
 
 
@@ -37,19 +39,19 @@ class Image(NamedTuple):
 Images = dict[int | str, Image]
 
 
-def read(path: Path) -> dict[str, Table] | None:
-    """Captions or boxes by split, of a folder or of one file.
+def read(path: Path, target: str | None = None) -> dict[str, Table] | None:
+    """Captions or boxes by split, of a folder or of one file; of a folder that holds both, what is to be predicted.
 
     Raises:
-        InputError: the folder holds both; a file is not JSON, or not COCO's; no folder holds the pictures.
+        InputError: the folder holds both, and the target is neither; a file is not JSON, or not COCO's; no folder holds the pictures.
     """
-    files = _files(path)
+    files = _files(path, target)
     root = path if path.is_dir() else path.parent
     tables = {split: _table(file, root) for split, file in files.items()}
     return {split: table for split, table in tables.items() if table is not None}
 
 
-def _files(path: Path) -> dict[str, Path]:
+def _files(path: Path, target: str | None) -> dict[str, Path]:
     """Annotation files by split; "" is the split of a file that names none."""
     if path.suffix.lower() == ".json":
         named = NAMED.fullmatch(path.stem)
@@ -58,15 +60,15 @@ def _files(path: Path) -> dict[str, Path]:
     if any(file.is_file() for file in exported.values()):
         return {split: file for split, file in exported.items() if file.is_file()}
     for folder in (path, path / "annotations"):
-        found = {kind: files for kind in ("captions", "instances") if (files := _splits(folder, kind))}
-        if len(found) > 1:
-            first = next(iter(found["captions"].values()))
+        found = {answer: files for kind, answer in KINDS.items() if (files := _splits(folder, kind))}
+        if len(found) > 1 and target not in found:
+            first = next(iter(found[CAPTION].values()))
             raise InputError(
                 f"{folder} holds captions and boxes.",
-                f"Give one of the files, as {first}: its other splits come with it.",
+                f"Say which is the target, caption or boxes, or give one of the files, as {first}: its other splits come with it.",
             )
         if found:
-            return next(iter(found.values()))
+            return found.get(target or "") or next(iter(found.values()))
     return {}
 
 

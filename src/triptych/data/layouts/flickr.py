@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePath
 
+from triptych.data.layouts.captions import KINDS
 from triptych.data.layouts.pictures import Pictures, find_pictures, folders
 from triptych.data.table import Table, counted, read_csv, read_text, relative, table_of
 from triptych.errors import InputError
 
 LISTS = {"train": "*trainimages.txt", "valid": "*devimages.txt", "test": "*testimages.txt"}
-KINDS = {"image": "image:input", "caption": "text:target", "image_id": "category:group"}
 Caption = tuple[int, str, str]  # line, photo, words
 
 

@@ -9,7 +9,6 @@ from jaxtyping import Float64, Int
 
 from triptych import artifact, console
 from triptych.data.samples import Samples
-from triptych.data.splits import read_splits
 from triptych.errors import InputError
 from triptych.evaluate.explain.attention import fusion_attention
 from triptych.evaluate.explain.contribution import Contribution, contribution
@@ -54,7 +53,8 @@ def explain_model(model: Path, data: Path, out: Path, asked: Asked, *, command: 
     """
     if asked.rows < 1:
         raise InputError(f"{asked.rows} rows cannot be shown.", "Give --rows a number above 0.")
-    loaded, splits = read_model(model), read_splits(data)
+    loaded = read_model(model)
+    splits = loaded.splits(data)
     samples = Samples(splits.table(asked.split), loaded.processor, splits.schema)
     identity = {"model": loaded.sha256, "data": splits.sha256, **asked.model_dump()}
     page = out / "explanation.html"
