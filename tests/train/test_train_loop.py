@@ -44,6 +44,16 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(parts):
     assert not torch.equal(weights(models[0]), weights(models[2]))
 
 
+def test_a_process_trains_at_one_precision_after_another(parts):
+    make, rows, valid = parts
+    models = [make(), make(), make()]
+    for model, precision in zip(models, ("fp32", "bf16", "fp32"), strict=True):
+        train(model, rows, valid, settings(precision=precision))
+    assert torch.equal(weights(models[0]), weights(models[2]))
+    assert not torch.equal(weights(models[0]), weights(models[1]))
+    assert torch.allclose(weights(models[0]), weights(models[1]), atol=0.05)
+
+
 @pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "muon"])
 def test_a_stopped_run_continues_to_the_same_weights(parts, tmp_path, optimizer):
     make, rows, valid = parts

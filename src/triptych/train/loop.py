@@ -99,7 +99,7 @@ def _train(
 ) -> Trained:
     from accelerate import Accelerator
 
-    accelerator = Accelerator(mixed_precision="bf16" if settings.precision == "bf16" else "no")
+    accelerator = Accelerator()  # its own precision is the process's, and a process may train at two
     model.to(memory_format=torch.channels_last)  # a quarter less time a step for convolutions on CPUs
     raw = make_optimizers(model, settings.optimizer)
     total = settings.total_steps(len(rows))
@@ -195,7 +195,7 @@ def _step(
         augment = settings.augment and step >= settings.augment_from * settings.total_steps(len(rows))
         batch = rows.batch(indices, augment=augment, generator=generator)
         batch.presence = drop_modalities(batch.presence, settings.modality_dropout, generator)
-        with accelerator.autocast():
+        with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
             loss = objective(model, batch.to(accelerator.device))
         loss_sum += float(loss.detach())
         if not math.isfinite(loss_sum):
