@@ -21,6 +21,7 @@ from triptych.compress.planner import Budget, make_plan
 from triptych.compress.quantize.layers import weights
 from triptych.data.samples import Samples
 from triptych.data.splits import Splits
+from triptych.engines import Engine
 from triptych.engines.openvino import OpenVINOEngine
 from triptych.errors import BudgetError
 from triptych.evaluate.quality import Quality, conditions, measure
@@ -99,18 +100,20 @@ def compress(
     done = artifact.existing(out, identity)
     artifact.claim(work, identity)
     attempts: list[Attempt] = []
+    run = _engine(original, valid)
     if not done:
         found = [plan] if plan else _plans(original, around, budget, distil or plans.Distil(), work, identity)
         _check(found, original)
-        attempts = _attempts(found, original, around, work, budget, contract, splits)
+        before = _quality(run, original, valid, label="original on valid rows")
+        attempts = _attempts(found, original, before, around, work, budget, contract, splits)
         best = _best(attempts, budget)
         chosen = read_model(best.folder)
         with artifact.publish(out, identity) as staging:
             write_model(staging, chosen.model, chosen.processor, chosen.quantized)
             _write_beside(staging, best.plan, _read_sqnr(best.folder))
     loaded = read_model(out)
-    before = _quality(original, test, label="original on test rows", shuffled=True)
-    after = _quality(loaded, test, label="compressed on test rows", shuffled=True)
+    before = _quality(run, original, test, label="original on test rows", shuffled=True)
+    after = _quality(_engine(loaded, test), loaded, test, label="compressed on test rows", shuffled=True)
     verdict = judge(contract, before, after, list(test.groups.values()))
     plan = plans.read_plan(out / "plan.yaml")
     return Compressed(loaded, plan, before, after, verdict, attempts, _read_sqnr(out))
@@ -119,6 +122,7 @@ def compress(
 def _attempts(
     found: list[plans.Plan],
     original: Loaded,
+    before: Quality,
     around: Surroundings,
     work: Path,
     budget: Budget,
@@ -126,12 +130,13 @@ def _attempts(
     splits: Splits,
 ) -> list[Attempt]:
     """Carry out plans in turn until one is within its bytes and keeps the contract on the valid rows."""
-    before = _quality(original, around.valid, label="original on valid rows")
     attempts: list[Attempt] = []
     for number, plan in enumerate(found, 1):
         console.say(f"attempt {number}: {plan.why or 'the given plan'}")
         folder = _carry_out(plan, original, around, work / f"attempt-{number}", splits)
-        after = _quality(read_model(folder), around.valid, label=f"attempt {number} on valid rows")
+        tried = read_model(folder)
+        run = _engine(tried, around.valid)
+        after = _quality(run, tried, around.valid, label=f"attempt {number} on valid rows")
         verdict = judge(contract, before, after, list(around.valid.groups.values()))
         attempts.append(Attempt(plan, folder, size_bytes(folder), verdict, after.mean()))
         if budget.size_bytes is not None and attempts[-1].size_bytes > budget.size_bytes:
@@ -223,10 +228,13 @@ def _read_sqnr(folder: Path) -> dict[str, float]:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def _quality(loaded: Loaded, samples: Samples, *, label: str, shuffled: bool = False) -> Quality:
-    """The quality with all modalities and without each; `shuffled` adds the conditions that only the report shows."""
+def _engine(loaded: Loaded, samples: Samples) -> OpenVINOEngine:
     first = samples.batch([0])
-    run = OpenVINOEngine(loaded.model, (first.inputs, first.presence), loaded.quantized)
+    return OpenVINOEngine(loaded.model, (first.inputs, first.presence), loaded.quantized)
+
+
+def _quality(run: Engine, loaded: Loaded, samples: Samples, *, label: str, shuffled: bool = False) -> Quality:
+    """The quality with all modalities and without each; `shuffled` adds the conditions that only the report shows."""
     asked = conditions(loaded.model.fields)
     if not shuffled:
         asked = [name for name in asked if not name.startswith("shuffled")]
