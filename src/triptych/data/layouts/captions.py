@@ -27,6 +27,10 @@ def one_row_a_picture(table: Table) -> Table:
     cells = [
         "\n".join(captions[i] for i in said[image] or rows[:1] if captions[i]) or None for image, rows in told.items()
     ]
-    columns = {"image": list(told), CAPTION: cells, "image_id": [table.column("image_id")[i] for i in first]}
+    columns: dict[str, list[str | None]] = {
+        "image": list(told),
+        CAPTION: cells,
+        "image_id": [table.column("image_id")[i] for i in first],
+    }
     numbers = [table.numbers[i] for i in first]
     return table_of(columns, KINDS, root=table.root, source=table.source, numbers=numbers, unit=table.unit, notes=notes)
