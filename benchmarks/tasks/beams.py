@@ -37,7 +37,7 @@ class Measured:
 
     def __init__(self, name: str) -> None:
         loaded, splits = read_model(WORK / name / "model"), read_splits(tables(name))
-        self.wording: Wording = loaded.model.task.wording
+        self.wording = Wording(loaded.model.task.config.tokenizer, "words")
         self.vocabulary = loaded.model.task.config.vocabulary
         self.rows: dict[str, tuple[Logits, Labels]] = {}
         engine = TorchEngine(loaded.model)
@@ -54,7 +54,7 @@ class Measured:
         """The share of words that are wrong; without a search, of the likeliest tokens."""
         logits, labels = self.rows[split]
         ids = read_off(logits) if search is None else search_for(logits, search)
-        return self.wording.metrics(ids, labels)["wer"]
+        return 1.0 - float(self.wording.scores(ids, labels).mean())
 
     def search(self, order: int, weight: float, bonus: float) -> Search:
         """With an n-gram of the training transcripts."""

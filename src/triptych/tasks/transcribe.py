@@ -40,7 +40,7 @@ class Transcribe(Worded):
         score: Score = "words"
         beams: PositiveInt = 1
         ngram: NonNegativeInt = 0
-        ngram_weight: float = Field(0.5, ge=0)
+        ngram_weight: float = Field(0.5, gt=0)
         token_bonus: float = 0.0
         counts: dict[str, PositiveInt] = {}
         dropout: float = Field(0.0, ge=0, lt=1)
