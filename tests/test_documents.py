@@ -34,6 +34,11 @@ def test_every_recipe_is_valid(path):
     assert read_recipe(path).model.inputs
 
 
+def test_every_recipe_is_in_the_list_of_tasks():
+    listed = (ROOT / "docs" / "tasks.md").read_text()
+    assert [path.stem for path in (ROOT / "recipes").glob("*.yaml") if f"`{path.stem}`" not in listed] == []
+
+
 def test_every_public_name_can_be_had():
     import triptych
 
