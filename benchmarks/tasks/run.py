@@ -123,7 +123,8 @@ def measured(name: str) -> dict[str, Any]:
 def asked(trained: TrainedModel, name: str) -> dict[str, Any]:
     """The compressed model's answer to the first test row, its cells given as a person would type them."""
     rows = trained.splits.table("test")
-    media = {field.name for field in trained.splits.schema.inputs if field.kind in ("image", "audio", "video")}
+    files = ("image", "audio", "video", "series")
+    media = {field.name for field in trained.splits.schema.inputs if field.kind in files}
     row = rows.row(0)
     given = {field: rows.root / row[field] if field in media else row[field] for field in trained.loaded.model.fields}
     target = trained.splits.schema.target
