@@ -47,7 +47,9 @@ PEERS: dict[str, tuple[str, str]] = {
 OURS: dict[str, tuple[str, ...]] = {
     "Triptych GPTQ": ("gptq",),
     "Triptych descent": ("descent",),
+    "Triptych descent, migrated": ("descent", "--migrate", "awq"),
     "Triptych descent + recover": ("descent", "--recover"),
+    "Triptych descent, migrated + recover": ("descent", "--migrate", "awq", "--recover"),
 }
 
 
