@@ -116,7 +116,7 @@ def _train(
     identity: dict[str, Any] = {
         "kind": "model",
         "data": splits.sha256,
-        "recipe": recipe.model_dump(mode="json", exclude={"data": {"path"}}),
+        "recipe": recipe.model_dump(mode="json", exclude={"data": {"path"}, "train": {"cache_bytes"}}),
     }
     work = out.with_name(out.name + ".work")
     if artifact.existing(out, identity):
