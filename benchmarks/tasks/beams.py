@@ -61,9 +61,9 @@ class Measured:
         return Search(BEAMS, NGram(count(self.texts, order), self.vocabulary), weight, bonus)
 
     def chosen(self) -> dict[str, Any]:
-        """The settings of fewest errors on valid rows: of each in turn, twice over."""
+        """The settings of fewest errors on valid rows: of each in turn."""
         best, tried = dict[str, Any](START), dict[tuple[Any, ...], float]()
-        for name, values in (("weight", WEIGHTS), ("bonus", BONUSES), ("order", ORDERS)) * 2:
+        for name, values in (("weight", WEIGHTS), ("bonus", BONUSES), ("order", ORDERS)):
             for value in values:
                 asked = {**best, name: value}
                 key = tuple(asked.values())

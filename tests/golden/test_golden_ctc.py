@@ -68,6 +68,9 @@ def test_with_enough_beams_nothing_is_missed(order, weight, bonus):
         best = max(texts, key=lambda text: score(text, texts[text]))
         found = search_for(logits, Search(10_000, language, weight, bonus))[0]
         assert tuple(found[found != 0]) == best
+        padded = np.pad(logits, ((0, 0), (0, 3), (0, 0)))
+        padded[:, PLACES:, 0] = 100  # as `Transcribe` says of places that are padding
+        assert search_for(padded, Search(10_000, language, weight, bonus))[0, :PLACES].tolist() == found.tolist()
         narrow = search_for(logits, Search(1, language, weight, bonus))[0]
         differs += tuple(narrow[narrow != 0]) != best
     assert differs  # so that what beams are for is seen

@@ -66,6 +66,9 @@ def _best(chances: Float64[np.ndarray, "places vocabulary"], search: Search) -> 
     blank, token = np.zeros(1), np.full(1, -np.inf)  # log-probability of the ways that end in a blank, and in a token
     added = np.zeros(1)  # by language and bonus
     for now in chances:
+        if now[END] == 0.0:  # a blank for sure, as in padding: texts stay what they are
+            blank, token = np.logaddexp(blank, token), np.full(len(texts), -np.inf)
+            continue
         count, both = len(texts), np.logaddexp(blank, token)
         last = np.array([text[-1] if text else END for text in texts])
         longer = both[:, None] + now
