@@ -19,7 +19,7 @@ from PIL import Image
 from benchmarks.packs import inside, pack, unpack, write_tables
 from benchmarks.tasks.dense import bccd, camvid
 from benchmarks.tasks.handwriting import moving, order
-from benchmarks.tasks.made import heard, speech, speech_one_voice
+from benchmarks.tasks.made import drawing, heard, seen, speech, speech_one_voice
 from benchmarks.tasks.pairs import classic, emoji, retrieval
 from benchmarks.tasks.splits import Rows, apart, voices_of
 from benchmarks.tasks.texts import an4, captions, spoken, translation
@@ -172,7 +172,7 @@ TASKS: dict[str, Callable[[Path], Path]] = {
     for f in (
         *(easy_vqa, nlvr, matching, emotion, sounds, digits, signs, moving, order),
         *(captions, translation, an4, spoken, retrieval, emoji, classic),
-        *(speech, speech_one_voice, heard),
+        *(speech, speech_one_voice, heard, drawing, seen),
         *(camvid, bccd),
     )
 }

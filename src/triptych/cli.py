@@ -318,7 +318,7 @@ def predict(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File (.wav) for the sound that a model makes, with --data a folder; folder for masks, and for pictures "
+            help="File (.wav, .png) for the sound or pictures that a model makes, with --data a folder; folder for masks, and for pictures "
             "with the mask or the boxes drawn over them."
         ),
     ] = None,

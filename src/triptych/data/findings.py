@@ -22,6 +22,7 @@ PROBLEMS = {
     "bad_mask": "masks cannot be used",
 }
 DULL = {"silent": "silent", "black": "all-black", "constant": "one-coloured", "wordless": "wordless"}
+MADE = ("audio", "image")  # targets with no right answer: a word may be said in many ways
 NOUNS = {"audio": "sound"}  # where the kind is not the word
 CUT = {  # what becomes of a cell that is too long
     "audio": "Their end is cut off unless `seconds` is raised.",
@@ -139,7 +140,7 @@ def length_outliers(part: Part, field: Field, cells: list[Cell]) -> Iterator[Fin
 
 def empty_and_repeated_rows(part: Part, target: Field | None) -> Iterator[Finding]:
     """Rows with nothing in them, and rows that stand in the table twice; five captions of one photo are five rows."""
-    written = target is not None and target.kind in ("text", "audio")
+    written = target is not None and target.kind in ("text", *MADE)
     answers = [cell.content for cell in part.answers] if written else [None] * len(part.table)
     unread = {i for column in part.cells.values() for i, cell in enumerate(column) if cell.problem is not None}
     seen: set[tuple[tuple[str | None, ...], str | None]] = set()
@@ -161,7 +162,7 @@ def empty_and_repeated_rows(part: Part, target: Field | None) -> Iterator[Findin
 def rows_in_training(part: Part, train: Part, schema: Schema) -> Iterator[Finding]:
     """Rows and files that training has too."""
     trained = {key: i for i, key in reversed(list(enumerate(train.keys))) if any(key)}
-    made = schema.target is not None and schema.target.kind == "audio"  # a word may be said in many ways
+    made = schema.target is not None and schema.target.kind in MADE
     rows = [] if made else [i for i, key in enumerate(part.keys) if key in trained]
     if rows:
         kinds = {field.kind for field in schema.inputs}  # categories repeat, numbers may, and texts where few are asked

@@ -1,11 +1,13 @@
-"""The column that a model learns: a label, a number, a text or a sound to be made, what lies over a picture, or what belongs together.
+"""The column that a model learns: a label, a number, a text, a sound or a picture to be made, what lies over a picture, or what
+belongs together.
 
 A label or a number is one value a row; a text is one row of token ids a reference, 0 after its end, and a cell may hold several
-references: a list, or one a line. A sound is its spectrogram (see `vocoder`). Masks and boxes are those of `overlay`. An identity is
-numbered within its table, for a model never learns it by name.
+references: a list, or one a line. A sound is its spectrogram (see `vocoder`), a picture its pixels. Masks and boxes are those of
+`overlay`. An identity is numbered within its table, for a model never learns it by name.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +15,7 @@ from jaxtyping import Float32, Int64, UInt8
 
 from triptych.data.audio import AudioFeatures
 from triptych.data.frame import Frame
+from triptych.data.image import ImageFeatures
 from triptych.data.overlay import Overlay, fit_overlay
 from triptych.data.schema import Field, in_order
 from triptych.data.table import Table
@@ -28,6 +31,7 @@ Labels = (
     | Float32[np.ndarray, " rows"]
     | Int64[np.ndarray, "rows references tokens"]
     | Float32[np.ndarray, "rows frames mels"]
+    | UInt8[np.ndarray, "rows channels height width"]
     | UInt8[np.ndarray, "rows height width"]
     | Float32[np.ndarray, "rows boxes 5"]
 )
@@ -35,11 +39,11 @@ Labels = (
 
 class Target(Settings):
     """A target column: `labels` in the order of their indices, `text` of a text what `TextFeatures.state` says, `media` of a sound
-    the same of `AudioFeatures`, `overlay` of masks and boxes how they lie over their picture.
+    or a picture the same of its features, `overlay` of masks and boxes how they lie over their picture.
     """
 
     name: str
-    kind: Literal["category", "number", "text", "audio", "mask", "boxes", "identity"]
+    kind: Literal["category", "number", "text", "audio", "image", "mask", "boxes", "identity"]
     labels: tuple[str, ...] = ()
     text: dict[str, Any] | None = None
     media: dict[str, Any] | None = None
@@ -58,15 +62,23 @@ class Target(Settings):
     @property
     def sound(self) -> AudioFeatures:
         """How a sound becomes a spectrogram."""
-        if self.media is None:
+        return AudioFeatures.from_state(self._media("audio", "sounds"))
+
+    @property
+    def picture(self) -> ImageFeatures:
+        """How a picture becomes pixels."""
+        return ImageFeatures.from_state(self._media("image", "pictures"))
+
+    def _media(self, kind: str, made: str) -> dict[str, Any]:
+        if self.media is None or self.kind != kind:
             raise InputError(
-                f"The task makes sounds, but the target {self.name} is a {self.kind}.",
-                f"Say `{self.name}: audio:target`, or choose another task.",
+                f"The task makes {made}, but the target {self.name} is a {self.kind}.",
+                f"Say `{self.name}: {kind}:target`, or choose another task.",
             )
-        return AudioFeatures.from_state(self.media)
+        return self.media
 
     def encode(self, table: Table) -> Labels:
-        """Label indices, numbers, token ids, spectrograms, masks, boxes or the numbers of identities; all rows are held in memory.
+        """Label indices, numbers, token ids, spectrograms, pixels, masks, boxes or the numbers of identities; all rows are held in memory.
 
         Raises:
             InputError: a missing cell, an unknown label, no number, no word, no readable file, or a mask or boxes that do not fit
@@ -85,8 +97,8 @@ class Target(Settings):
             return np.array(values, dtype=np.float32)
         if self.kind == "text":
             return self._ids(cells, places)
-        if self.kind == "audio":
-            return spectrograms(self.sound, cells, table.root, places)
+        if self.media is not None:
+            return self._made(cells, table.root, places)
         if self.overlay is not None:
             if self.kind == "mask":
                 return self.overlay.masks(table, self.name)
@@ -100,6 +112,13 @@ class Target(Settings):
                     "Add training rows with it or leave the row out.",
                 )
         return np.array([ids[str(cell)] for cell in cells], dtype=np.int64)
+
+    def _made(self, cells: list[Any], root: Path, places: list[str]) -> Labels:
+        """The spectrograms of sounds, or the pixels of pictures."""
+        if self.kind == "audio":
+            return spectrograms(self.sound, cells, root, places)
+        features = self.picture
+        return np.stack([features.load(cell, root, place).numpy() for cell, place in zip(cells, places, strict=True)])
 
     def _ids(self, cells: list[Any], places: list[str]) -> Int64[np.ndarray, "rows references tokens"]:
         """Nothing is cut off here: a reference that is longer than what a model may write counts against the model."""
@@ -136,7 +155,7 @@ def fit_target(
         table: the training rows.
         field: the target's column, None where there is none.
         settings: of `TextFeatures`, for a text; unless they say otherwise its tokens are words, and no training text is cut. Of
-            `AudioFeatures` for a sound, of `OverlaySettings` for masks and boxes.
+            `AudioFeatures` for a sound, of `ImageFeatures` for a picture, of `OverlaySettings` for masks and boxes.
         frames: what is seen of each column of pictures.
 
     Raises:
@@ -168,13 +187,19 @@ def fit_target(
             longest = max(len(features.tokenizer.encode(features.clean(text, where))) for text in texts)
             features = TextFeatures(config.model_copy(update={"length": longest}), features.tokenizer)
         return Target(name=field.name, kind="text", text=features.state())
-    if field.kind == "audio":
-        config = parse(AudioFeatures.Config, dict(settings), f"The features of {field.name}")
-        sound = fit_sound(config, cells, table.root, where)
-        return Target(name=field.name, kind="audio", media=sound.state())
+    if field.kind in ("audio", "image"):
+        return Target(name=field.name, kind=field.kind, media=_fit_media(field, cells, settings, table.root, where))
     if field.kind != "category":
         raise InputError(
             f"{where}: nothing here learns to make {field.kind} yet.",
-            "Choose a target that is a label, a number, a text, a sound, masks, boxes or an identity.",
+            "Choose a target that is a label, a number, a text, a sound, a picture, masks, boxes or an identity.",
         )
     return Target(name=field.name, kind="category", labels=tuple(in_order({str(cell) for cell in cells})))
+
+
+def _fit_media(field: Field, cells: list[Any], settings: Mapping[str, Any], root: Path, where: str) -> dict[str, Any]:
+    """How sounds or pictures are seen that are to be made."""
+    said = f"The features of {field.name}"
+    if field.kind == "image":
+        return ImageFeatures(parse(ImageFeatures.Config, dict(settings), said)).state()
+    return fit_sound(parse(AudioFeatures.Config, dict(settings), said), cells, root, where).state()

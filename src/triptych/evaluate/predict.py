@@ -22,6 +22,7 @@ from triptych.tasks import Write, settled
 Cells = dict[str, tuple[Any, Path, str]]  # by field: the cell, where relative paths start, and its place for messages
 
 BATCH = 256
+MADE = {"sound": ".wav", "picture": ".png"}  # what a model makes, and the files that keep it
 
 
 @torch.no_grad()
@@ -33,8 +34,8 @@ def predict_fields(
     Args:
         model: a model folder.
         fields: the words.
-        out: a .wav file for the sound that the model makes; a folder for masks, as class numbers, and for pictures with the mask or
-            the boxes drawn over them.
+        out: a .wav or .png file for the sound or the pictures that the model makes; a folder for masks, as class numbers, and for
+            pictures with the mask or the boxes drawn over them.
         sampler: draws the answer of a model that writes token by token, whose likeliest text it is otherwise.
 
     Raises:
@@ -65,20 +66,26 @@ def _opened(model: Path, sampler: Sampler | None) -> Loaded:
 
 
 def _kept(answer: dict[str, Any], out: Path | None) -> dict[str, Any]:
-    """The answer with its sound in a file, if one is named, and not in words."""
-    words = {name: value for name, value in answer.items() if name not in ("sound", "rate")}
+    """The answer with what was made in a file, if one is named, and not in words."""
+    words = {name: value for name, value in answer.items() if name not in ("sound", "rate", "picture")}
     if out is None:
         return words
-    if "sound" not in answer:
-        raise InputError("This model makes no sound that could be kept.", "Leave --out out.")
-    if out.suffix != ".wav":
-        raise InputError(f"{out} is no place for a sound.", "Name a file that ends in .wav.")
+    made = next((name for name in MADE if name in answer), None)
+    if made is None:
+        raise InputError("This model makes no sound or picture that could be kept.", "Leave --out out.")
+    if out.suffix != MADE[made]:
+        raise InputError(f"{out} is no place for a {made}.", f"Name a file that ends in {MADE[made]}.")
     if out.exists():
         raise InputError(f"{out} exists already.", "Name another file, or remove it first.")
-    import soundfile
-
     out.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(out, answer["sound"], answer["rate"])
+    if made == "sound":
+        import soundfile
+
+        soundfile.write(out, answer["sound"], answer["rate"])
+    else:
+        from PIL import Image
+
+        Image.fromarray(answer["picture"]).save(out)
     return {**words, "file": str(out)}
 
 
@@ -128,8 +135,8 @@ def given_fields(words: Sequence[str], known: Sequence[str]) -> dict[str, str]:
 
 @torch.no_grad()
 def predict_table(model: Path, data: Path, out: Path | None = None, sampler: Sampler | None = None) -> dict[str, Any]:
-    """The answer to every row of every table of `data`; sounds that it makes are kept in the folder `out`, as train-0.wav and so on,
-    masks and drawings under the name of their picture. A `sampler` as of `predict_fields`.
+    """The answer to every row of every table of `data`; what it makes is kept in the folder `out`, as train-0.wav and so on,
+    masks and drawings under the name of their picture.
     """
     loaded = _opened(model, sampler)
     splits = loaded.splits(data)
@@ -148,7 +155,8 @@ def predict_table(model: Path, data: Path, out: Path | None = None, sampler: Sam
                     for place, output, said in zip(chosen, outputs, answers, strict=True):
                         said.update(_over_picture(loaded, _cells(loaded, table, place), output, said, out))
             for row, answer in zip(chosen, answers, strict=True):
-                file = None if out is None else out / f"{split}-{row}.wav"
+                suffix = next((MADE[name] for name in MADE if name in answer), "")
+                file = None if out is None else out / f"{split}-{row}{suffix}"
                 kept = answer if loaded.processor.overlay is not None else _kept(answer, file)
                 rows.append({"split": split, "row": table.place(row), **kept})
     for told in rows:

@@ -16,6 +16,7 @@ TASKS = {
     "number": "regress",
     "text": "write",
     "audio": "speak",
+    "image": "draw",
     "mask": "segment",
     "boxes": "detect",
     "identity": "retrieve",

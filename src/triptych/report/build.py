@@ -322,6 +322,7 @@ def _worst(outcome: Compressed, test: Samples, splits: Splits, original: Loaded)
 
 def _answer(said: dict[str, Any]) -> schema.Answer:
     made = sound_uri(said["sound"], said["rate"]) if "sound" in said else None
+    made = picture_uri(said["picture"]) if "picture" in said else made
     return schema.Answer(label=str(said["answer"]), probability=said.get("probability"), made=made)
 
 

@@ -19,7 +19,7 @@ Verdict = Literal["kept", "broken"]
 # A base64 picture or sound. Pictures that can carry scripts (SVG) are not among them.
 PICTURE = r"data:image/(?:webp|png|jpeg|gif);base64,[A-Za-z0-9+/]+={0,2}"
 SOUND = r"data:audio/(?:mpeg|ogg|wav|flac|webm);base64,[A-Za-z0-9+/]+={0,2}"
-Made = Annotated[str, StringConstraints(pattern=f"^(?:{SOUND})$")]
+Made = Annotated[str, StringConstraints(pattern=f"^(?:{PICTURE}|{SOUND})$")]
 
 
 def _finite_or_none(value: Any) -> Any:
@@ -203,7 +203,7 @@ class EngineRow(Record):
 
 
 class Answer(Record):
-    """What a model said, and how sure it was; `made` is a data URI of the sound that it made."""
+    """What a model said, and how sure it was; `made` is a data URI of the sound or picture that it made."""
 
     label: str
     probability: Perhaps = None

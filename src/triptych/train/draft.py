@@ -26,6 +26,7 @@ CHANNELS = {
 }  # of the first stage of a convolutional encoder, doubled at each further one
 SIDE = {"small": 48, "medium": 64, "large": 96}  # pixels of the longer side of a picture that is judged as a whole
 DENSE = {"small": 160, "medium": 240, "large": 320}  # the same where every pixel is answered
+DRAWN = 32  # the same where a picture is to be made
 LOOKED_AT = 64  # cells of a column that are opened
 FEW = 2_000  # rows below which a model is likely to learn its rows by heart
 MOST_EPOCHS = 60
@@ -242,9 +243,10 @@ def _task(kinds: set[str], splits: Splits, size: Size) -> tuple[dict[str, Any], 
             "mask": ("segment", "a label for every pixel"),
             "boxes": ("detect", "boxes with labels"),
             "audio": ("speak", "a sound"),
+            "image": ("draw", "a picture"),
             "identity": ("retrieve", "rows that belong together"),
         }[target.kind]
-        return {"name": name}, {}, why
+        return {"name": name}, {"size": DRAWN} if target.kind == "image" else {}, why
     cells = [references(cell) for cell in splits.table("train").column(target.name) if cell is not None]
     if kinds <= {"audio", "series"}:
         level = "word" if len({w for texts in cells for t in texts for w in t.split()}) < 50 else "character"

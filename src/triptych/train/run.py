@@ -135,6 +135,9 @@ def _train(
     macs = sum(row.macs for row in layers)
     console.say(f"{parameters:,} parameters, {macs:,} multiply-adds a sample; `triptych inspect` lists the layers")
     train(model, rows, valid, recipe.train, folder=work)
+    finish = getattr(model.task, "finish", None)
+    if finish is not None:
+        model.config.task = {**model.config.task, **finish()}
     with artifact.publish(out, identity) as staging:
         write_model(staging, model, processor)
         (staging / "recipe.yaml").write_text(write_recipe(recipe), encoding="utf-8")
