@@ -11,6 +11,7 @@ from triptych.console import human_bytes, percent
 from triptych.report import words
 
 ROOT = Path(__file__).parents[1]
+SHARED_MACHINE = "Test rows. Minutes are those of one thread while other trainings shared the machine; each row's JSON says when and where."
 PUBLISHED = {  # figures that others reached with other data, backbones and hardware
     "captions": "BLEU-1 to 4 67 / 44.8 / 29.9 / 19.5 (Xu et al. 2015, soft attention, VGG)",
     "captions_transformer": "BLEU-1 to 4 65.7 / 41.4 / 27.1 / 16.5 (a reproduction with a frozen ResNet)",
@@ -62,7 +63,7 @@ def results() -> str:
         if found:
             parts.append(f"## {title}\n\n{make(found)}\n{measured(found)}\n")
     if any((RESULTS / "tasks").glob("*.json")):
-        parts.append(f"## Every task, from its recipe to a quarter of its bytes\n\n{tasks()}\n")
+        parts.append(f"## Every task, from its recipe to a quarter of its bytes\n\n{SHARED_MACHINE}\n\n{tasks()}\n")
     found = read("automatic")
     if found:
         parts.append(

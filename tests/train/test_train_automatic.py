@@ -92,7 +92,7 @@ def test_variations_are_told_apart_by_validation_rows(tiny_data, monkeypatch):
 
 
 def test_memory_that_holds_no_model_is_refused_with_both_amounts(tiny_data):
-    with pytest.raises(InputError, match=r"holds .* MB, and 1.00 MB are allowed"):
+    with pytest.raises(InputError, match=r"holds .* [MG]B, and 1\.00 MB are allowed"):
         choose(DataSettings(path=str(tiny_data)), read_splits(tiny_data), Allowance.of(1, 1_000_000))
 
 
