@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from triptych import artifact
 from triptych.compress.quantize.layers import QuantizedWeight, apply
 from triptych.compress.quantize.storage import from_tensors, to_tensors
 from triptych.data.processor import Processor
+from triptych.data.schema import Schema
 from triptych.data.splits import Splits, read_splits
 from triptych.errors import ArtifactError
 from triptych.models.fusion_model import FusionConfig, FusionModel
@@ -31,12 +32,15 @@ class Loaded:
     sha256: str = ""
 
     def splits(self, data: Path) -> Splits:
-        """The tables of DATA with what this model answers as their target.
+        """The tables of DATA with what this model answers as their target; columns that it does not read are ignored.
 
         Raises:
             InputError: nothing is there, or it cannot be read.
         """
-        return read_splits(data, answered=self.processor.target)
+        splits = read_splits(data, answered=self.processor.target)
+        strange = {field.name for field in splits.schema.inputs} - self.processor.features.keys()
+        fields = [f.model_copy(update={"role": "ignore"}) if f.name in strange else f for f in splits.schema.fields]
+        return replace(splits, schema=Schema(fields=tuple(fields)))
 
 
 def write_model(
