@@ -6,6 +6,7 @@ between two looks, as sampling would. Swapped-out pages and GPU memory are not i
 """
 
 import os
+import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -73,3 +74,8 @@ def resident_peak(argv: Sequence[str]) -> int:
     if done.returncode:
         raise TriptychError(f"The command to measure failed: {' '.join(argv)}\n{said}", "Run it by itself to see why.")
     return int(peak) * _UNIT
+
+
+def own_peak() -> int:
+    """The most bytes that were resident in this process so far; it never falls."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT

@@ -5,7 +5,6 @@ much memory they hold. The largest that leaves time enough to learn is tried bes
 while, and the one that answers validation rows best is trained with what time is left. Test rows are never looked at.
 """
 
-import resource
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from triptych.data.samples import Samples
 from triptych.data.splits import Splits
 from triptych.data.table import Table
 from triptych.errors import InputError
+from triptych.evaluate.memory import own_peak
 from triptych.models.make import make_model
 from triptych.recipe import DataSettings, Recipe
 from triptych.structure import Settings
@@ -175,7 +175,7 @@ def _measured(drafted: Draft, splits: Splits) -> Candidate:
         Samples(_thinned(valid.table, 2 * size), processor, schema),
     )
     model = make_model(recipe.model, processor, rows.labels, recipe.train.seed)
-    settings = recipe.train.model_copy(update={"steps": TIMED})
+    settings = recipe.train.model_copy(update={"steps": TIMED, "evaluate_every": TIMED})
     load = _seconds(lambda: few[0].batch(range(len(few[0])))) / len(few[0])
     train(model, *few, settings)  # warms up, and loads its rows
     both = _seconds(lambda: train(model, *few, settings))
@@ -186,10 +186,10 @@ def _measured(drafted: Draft, splits: Splits) -> Candidate:
         rows=rows,
         valid=valid,
         judged=len(tables["valid"]),
-        step=max(1e-4, (both - TIMED * judged) / TIMED),
+        step=max(1e-4, (both - judged) / TIMED),
         load=load,
         judge=judged / len(few[1]),
-        memory=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 + copies,
+        memory=own_peak() + copies,
         cells=few[0].cached_bytes * (len(rows) + len(tables["valid"])) // len(few[0]),
     )
 

@@ -13,6 +13,7 @@ from triptych.data.schema import Field
 from triptych.data.splits import Splits
 from triptych.data.table import Table
 from triptych.data.target import references
+from triptych.models.make import TASKS
 from triptych.recipe import DataSettings, Recipe, parse
 
 Size = Literal["small", "medium", "large"]
@@ -77,7 +78,7 @@ def draft(data: DataSettings, splits: Splits, size: Size) -> Draft:
         inputs[field.name] = {"features": part.features, "encoder": part.encoder}
         reasons.append(Reason(field.name, _written(part), part.why))
     model: dict[str, Any] = {"inputs": inputs, "fusion": {"width": WIDTH[size]}}
-    task, wording, why = _task(field_kinds(splits), splits, size)
+    task, wording, why = _task(_kinds(splits), splits, size)
     model["task"] = task
     model["target"] = wording
     reasons.append(Reason(target.name, task["name"], why))
@@ -87,7 +88,7 @@ def draft(data: DataSettings, splits: Splits, size: Size) -> Draft:
     return Draft(parse(Recipe, content, "The recipe that was chosen"), tuple(reasons))
 
 
-def field_kinds(splits: Splits) -> set[str]:
+def _kinds(splits: Splits) -> set[str]:
     """The kinds of the inputs."""
     return {field.kind for field in splits.schema.inputs}
 
@@ -202,7 +203,7 @@ def _level(name: str, splits: Splits) -> tuple[str, int, str]:
         return "character", 4_000, "single words, so letter by letter"
     unseen = sum(word not in known for word in words["valid"]) / max(1, len(words["valid"]))
     target = splits.schema.target
-    written = target is not None and target.kind == "text" and field_kinds(splits) <= {"text", "category", "number"}
+    written = target is not None and target.kind == "text" and _kinds(splits) <= {"text", "category", "number"}
     if unseen > (0.01 if written else 0.15):
         vocabulary = 400 if len(known) < 10_000 else 4_000
         return (
@@ -239,14 +240,14 @@ def _task(kinds: set[str], splits: Splits, size: Size) -> tuple[dict[str, Any], 
     if target.kind == "number":
         return {"name": "regress", "hidden": WIDTH[size]}, {}, "a number"
     if target.kind != "text":
-        name, why = {
-            "mask": ("segment", "a label for every pixel"),
-            "boxes": ("detect", "boxes with labels"),
-            "audio": ("speak", "a sound"),
-            "image": ("draw", "a picture"),
-            "identity": ("retrieve", "rows that belong together"),
+        why = {
+            "mask": "a label for every pixel",
+            "boxes": "boxes with labels",
+            "audio": "a sound",
+            "image": "a picture",
+            "identity": "rows that belong together",
         }[target.kind]
-        return {"name": name}, {"size": DRAWN} if target.kind == "image" else {}, why
+        return {"name": TASKS[target.kind]}, {"size": DRAWN} if target.kind == "image" else {}, why
     cells = [references(cell) for cell in splits.table("train").column(target.name) if cell is not None]
     if kinds <= {"audio", "series"}:
         level = "word" if len({w for texts in cells for t in texts for w in t.split()}) < 50 else "character"
@@ -266,17 +267,11 @@ def _task(kinds: set[str], splits: Splits, size: Size) -> tuple[dict[str, Any], 
 
 def _pace(task: str, rows: int) -> tuple[dict[str, Any], Reason]:
     """Batch size and optimiser by task and rows."""
-    batch = (
-        8
-        if task in ("segment", "detect")
-        else 256
-        if task == "retrieve" and rows >= FEW
-        else 32
-        if rows < FEW
-        else 64
-        if rows < 4 * FEW
-        else 128
-    )
+    batch = next((size for size, below in ((32, FEW), (64, 4 * FEW)) if rows < below), 128)
+    if task in ("segment", "detect"):
+        batch = 8
+    elif task == "retrieve" and rows >= FEW:
+        batch = 256  # every other row of a batch is a wrong answer to learn from
     batch = min(batch, max(2, rows))
     decay = 0.1 if rows < FEW else 0.01
     if task in ("write", "transcribe", "speak", "retrieve"):

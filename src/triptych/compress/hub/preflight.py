@@ -4,7 +4,6 @@ The samples run up to these blocks and their weights are rounded as they will be
 all blocks, is the forecast. Bytes are exact: they follow from the schemes.
 """
 
-import resource
 import shutil
 import tempfile
 import time
@@ -19,6 +18,7 @@ from triptych.compress.driver import drive, groups
 from triptych.compress.hub.prepare import Prepared
 from triptych.compress.journal import Journal
 from triptych.evaluate.agreement import conditions
+from triptych.evaluate.memory import own_peak
 from triptych.structure import Settings
 
 
@@ -67,7 +67,7 @@ def forecast(ready: Prepared) -> Forecast:
     return Forecast(
         blocks=blocks,
         minutes=(one_pass + compared + rounding) / 60,
-        peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        peak_bytes=own_peak(),
         disk_bytes=ready.folder.bytes - found.saved + rounded,
         bytes_after=ready.folder.bytes - found.saved,
     )
